@@ -1,0 +1,148 @@
+"""What an xDS server serves: resources, sets of them, snapshots, and the node that asks.
+
+Values only: immutable, content-versioned, free of I/O. Two processes that build the same configuration
+build equal versions, so a restart or a move to another replica changes nothing on a client
+(xDS protocol, "resource versions"; conformance items S-04, D-02, R-08).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from types import MappingProxyType
+
+_PREFIX = "type.googleapis.com/"
+
+CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
+ENDPOINT = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER = _PREFIX + "envoy.config.listener.v3.Listener"
+ROUTE = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
+
+_VERSION_BYTES = 8
+_SET_MASK = (1 << 128) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Hold one encoded xDS resource.
+
+    `body` is the serialised message without its `Any` wrapper; `version` is a hash of it, opaque to clients.
+    `refs` are the `(type_url, name)` pairs that the message refers to: a resource is not removed from a
+    client that still holds one that refers to it (make before break, O-05).
+    """
+
+    name: str
+    version: str
+    body: bytes
+    refs: frozenset[tuple[str, str]] = frozenset()
+
+    @classmethod
+    def of(
+        cls, name: str, body: bytes, *, refs: Iterable[tuple[str, str]] = (), parent_version: str = ""
+    ) -> "Resource":
+        """Version `body` by its content.
+
+        `parent_version` is folded in: a load assignment carries its cluster's version, so that a changed
+        cluster re-sends its assignment and Envoy never warms for ever (O-01, envoyproxy/envoy#13009).
+        """
+        digest = blake2b(body, digest_size=_VERSION_BYTES, key=parent_version.encode()[:64])
+        return cls(name, digest.hexdigest(), body, frozenset(refs))
+
+
+def _fingerprint(resource: Resource) -> int:
+    digest = blake2b(f"{resource.name}\0{resource.version}".encode(), digest_size=16)
+    return int.from_bytes(digest.digest())
+
+
+class ResourceSet(Mapping[str, Resource]):
+    """Hold the resources of one type by name, immutable, with a version of the whole.
+
+    The version is a sum of per-resource hashes: independent of order, and updated in time proportional to
+    the change rather than to the set.
+    """
+
+    __slots__ = ("_by_name", "_sum")
+
+    def __init__(self, resources: Iterable[Resource] = ()) -> None:
+        self._by_name: dict[str, Resource] = {}
+        self._sum = 0
+        for resource in resources:
+            if resource.name in self._by_name:
+                msg = f"two resources are named {resource.name!r}; names are unique within a type (G-08)"
+                raise ValueError(msg)
+            self._by_name[resource.name] = resource
+            self._sum += _fingerprint(resource)
+        self._sum &= _SET_MASK
+
+    def replacing(self, changed: Iterable[Resource] = (), removed: Iterable[str] = ()) -> "ResourceSet":
+        """Return a set with `changed` put in and the names in `removed` left out."""
+        new = ResourceSet.__new__(ResourceSet)
+        by_name = dict(self._by_name)
+        total = self._sum
+        for name in removed:
+            if (gone := by_name.pop(name, None)) is not None:
+                total -= _fingerprint(gone)
+        for resource in changed:
+            if (old := by_name.get(resource.name)) is not None:
+                total -= _fingerprint(old)
+            by_name[resource.name] = resource
+            total += _fingerprint(resource)
+        new._by_name = by_name
+        new._sum = total & _SET_MASK
+        return new
+
+    @property
+    def version(self) -> str:
+        """Identify the content of the whole set: equal for equal sets, in any process."""
+        return f"{self._sum:032x}"
+
+    def __getitem__(self, name: str) -> Resource:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __repr__(self) -> str:
+        return f"ResourceSet({len(self)} resources, version {self.version[:8]})"
+
+
+EMPTY = ResourceSet()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Hold everything that one group of nodes is to be told, at one moment.
+
+    `revision` names the change that led here (opaque; shown in status and metrics, never sent as a version).
+    """
+
+    by_type: Mapping[str, ResourceSet] = field(default_factory=lambda: MappingProxyType({}))
+    revision: str = ""
+
+    def of_type(self, type_url: str) -> ResourceSet:
+        """Return the resources of a type; empty for a type that is not served."""
+        return self.by_type.get(type_url, EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Describe the client at the other end of a stream, as its first request told it (N-01).
+
+    `metadata` is the node's Struct as plain JSON values; extensions are skipped while reading
+    (they are 61 kB in Envoy's first request and nothing here needs them).
+    """
+
+    id: str
+    cluster: str = ""
+    metadata: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    region: str = ""
+    zone: str = ""
+    sub_zone: str = ""
+    user_agent_name: str = ""
+    user_agent_version: str = ""
+    client_features: frozenset[str] = frozenset()
