@@ -1,0 +1,40 @@
+# Two commands do everything: `make run` and `make test`. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast lint format bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: $(VENV)/ready ## Set up, then run the control plane, a local Envoy gateway and a demo service
+	$(BIN)/python -m controlplane demo
+
+test: $(VENV)/ready ## Set up, then run the whole suite with every real component this machine offers
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/ready ## The tests that start no process
+	$(BIN)/python -m pytest -m "not e2e and not benchmark"
+
+lint: $(VENV)/ready ## Style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/ready ## Rewrite the code in the house's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/ready ## Print the figures that docs/performance.md keeps
+	$(BIN)/python -m pytest -m benchmark tests/benchmark -s -p no:randomly
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@

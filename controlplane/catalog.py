@@ -1,0 +1,267 @@
+"""The merged view of everything that exists, immutable, and how one event changes it.
+
+Pure: no clock, no I/O. `Catalog.apply` returns the next catalog and what changed, or no change at all,
+in which case nothing downstream does any work (conformance item P-01). Copying is two-level (services, then one
+service's entries), so a change costs microseconds at a thousand services.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from types import MappingProxyType
+from typing import assert_never
+
+from controlplane.model import (
+    DEFAULT_POLICY,
+    DeleteInstance,
+    DeletePolicy,
+    Event,
+    GraceOver,
+    HealthStatus,
+    Instance,
+    InstanceId,
+    InstanceKey,
+    Judged,
+    Policy,
+    PutInstance,
+    PutPolicy,
+    Resolved,
+    ServiceName,
+    Synced,
+    Verdict,
+    is_address,
+)
+
+
+class Scope(Enum):
+    """Say how far a change reaches: what must be planned again, and how soon."""
+
+    ENDPOINTS = auto()
+    """Only the instances of clusters that exist already: takes the fast path to EDS."""
+    CLUSTERS = auto()
+    """Services appear, go, or change policy: clusters and routes follow."""
+    READINESS = auto()
+    """Nothing that proxies see; a registry is in sync."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Hold one instance with what is known about it. `checked`: a check is asked for and checks are on."""
+
+    instance: Instance
+    registry: str
+    checked: bool
+    verdict: Verdict | None = None
+    revision: int = 0
+
+    @property
+    def status(self) -> HealthStatus:
+        """Return what the instance counts as: draining wins, unchecked is healthy, unjudged is unknown."""
+        if self.instance.draining:
+            return HealthStatus.DRAINING
+        if not self.checked:
+            return HealthStatus.HEALTHY
+        return HealthStatus.UNKNOWN if self.verdict is None else self.verdict.status
+
+    @property
+    def score(self) -> int:
+        """Return the health score, 0–100; 100 where nothing is checked."""
+        return self.verdict.score if self.checked and self.verdict is not None else 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Hold a service: its entries by id, its own policy, and since when its cluster is kept though empty.
+
+    `revision` is that of its last change; `emptied_at` the one that took its last instance, while its cluster
+    has grace. A service is known while it has entries, a policy, or grace.
+    """
+
+    name: ServiceName
+    entries: Mapping[InstanceId, Entry] = field(default_factory=lambda: MappingProxyType({}))
+    own_policy: Policy | None = None
+    emptied_at: int | None = None
+    revision: int = 0
+
+    @property
+    def policy(self) -> Policy:
+        """Return the policy in force: the service's own, else the default."""
+        return self.own_policy or DEFAULT_POLICY
+
+    @property
+    def has_cluster(self) -> bool:
+        """Tell whether proxies are to know the service as a cluster."""
+        return bool(self.entries) or self.emptied_at is not None
+
+    def sorted_entries(self) -> list[Entry]:
+        """Return the entries by id, the order in which everything shows them."""
+        return [self.entries[key] for key in sorted(self.entries)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Say what an event changed, and with which revision. `emptied`: a service lost its last instance."""
+
+    revision: int
+    scope: Scope
+    services: tuple[ServiceName, ...]
+    event: Event
+    emptied: ServiceName | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """Hold everything that exists at one revision."""
+
+    revision: int = 0
+    services: Mapping[ServiceName, Service] = field(default_factory=lambda: MappingProxyType({}))
+    resolutions: Mapping[str, Resolved] = field(default_factory=lambda: MappingProxyType({}))
+    synced: frozenset[str] = frozenset()
+    checks_enabled: bool = True
+
+    def apply(self, event: Event) -> "tuple[Catalog, Change | None]":
+        """Return the catalog after `event`, and what it changed; the same catalog and None for no change."""
+        match event:
+            case PutInstance():
+                return self._put(event)
+            case DeleteInstance():
+                return self._delete(event)
+            case Judged():
+                return self._judge(event)
+            case PutPolicy():
+                service = self.services.get(event.service) or Service(name=event.service)
+                return self._policy(service, event.policy, event)
+            case DeletePolicy():
+                known = self.services.get(event.service)
+                return (self, None) if known is None else self._policy(known, None, event)
+            case GraceOver():
+                return self._grace_over(event)
+            case Resolved():
+                return self._resolve(event)
+            case Synced():
+                if event.registry in self.synced:
+                    return self, None
+                revision = self.revision + 1
+                after = replace(self, revision=revision, synced=self.synced | {event.registry})
+                return after, Change(revision=revision, scope=Scope.READINESS, services=(), event=event)
+            case _:
+                assert_never(event)
+
+    def entry(self, key: InstanceKey) -> Entry | None:
+        """Return what is known about an instance."""
+        service = self.services.get(key.service)
+        return None if service is None else service.entries.get(key.id)
+
+    def entries(self) -> Iterator[Entry]:
+        """Iterate over every instance of every service."""
+        for service in self.services.values():
+            yield from service.entries.values()
+
+    def address_of(self, instance: Instance) -> str | None:
+        """Return the IP address that proxies are given; None while a DNS name has not been resolved.
+
+        A name with several addresses stands for the lowest of them, so that replicas agree (law 3).
+        """
+        if is_address(instance.host):
+            return instance.host
+        resolved = self.resolutions.get(instance.host)
+        return min(resolved.addresses) if resolved is not None and resolved.addresses else None
+
+    def _with(self, service: Service, change: Change) -> "tuple[Catalog, Change]":
+        services = dict(self.services)
+        if service.entries or service.own_policy is not None or service.emptied_at is not None:
+            services[service.name] = replace(service, revision=change.revision)
+        else:
+            services.pop(service.name, None)
+        return replace(self, revision=change.revision, services=services), change
+
+    def _put(self, event: PutInstance) -> "tuple[Catalog, Change | None]":
+        instance = event.instance
+        key = instance.key
+        service = self.services.get(key.service) or Service(name=key.service)
+        old = service.entries.get(key.id)
+        verdict = event.verdict
+        if verdict is None and old is not None and same_target(old.instance, instance):
+            verdict = old.verdict
+        revision = self.revision + 1
+        entry = Entry(
+            instance=instance,
+            registry=event.registry,
+            checked=instance.checked and self.checks_enabled,
+            verdict=verdict,
+            revision=revision,
+        )
+        if old is not None and replace(old, revision=revision) == entry:
+            return self, None
+        scope = Scope.ENDPOINTS if service.has_cluster else Scope.CLUSTERS
+        changed = replace(service, entries={**service.entries, key.id: entry}, emptied_at=None)
+        return self._with(changed, Change(revision=revision, scope=scope, services=(key.service,), event=event))
+
+    def _delete(self, event: DeleteInstance) -> "tuple[Catalog, Change | None]":
+        service = self.services.get(event.key.service)
+        if service is None or event.key.id not in service.entries:
+            return self, None
+        entries = dict(service.entries)
+        del entries[event.key.id]
+        emptied = None if entries else service.name
+        change = Change(
+            revision=self.revision + 1,
+            scope=Scope.ENDPOINTS,
+            services=(service.name,),
+            event=event,
+            emptied=emptied,
+        )
+        return self._with(replace(service, entries=entries, emptied_at=None if entries else change.revision), change)
+
+    def _judge(self, event: Judged) -> "tuple[Catalog, Change | None]":
+        service = self.services.get(event.key.service)
+        old = None if service is None else service.entries.get(event.key.id)
+        if service is None or old is None or old.verdict == event.verdict:
+            return self, None
+        revision = self.revision + 1
+        entry = replace(old, verdict=event.verdict, revision=revision)
+        changed = replace(service, entries={**service.entries, event.key.id: entry})
+        return self._with(
+            changed, Change(revision=revision, scope=Scope.ENDPOINTS, services=(service.name,), event=event)
+        )
+
+    def _policy(self, service: Service, policy: Policy | None, event: Event) -> "tuple[Catalog, Change | None]":
+        if service.own_policy == policy:
+            return self, None
+        change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
+        return self._with(replace(service, own_policy=policy), change)
+
+    def _grace_over(self, event: GraceOver) -> "tuple[Catalog, Change | None]":
+        service = self.services.get(event.service)
+        if service is None or service.emptied_at != event.emptied_at:
+            return self, None
+        change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
+        return self._with(replace(service, emptied_at=None), change)
+
+    def _resolve(self, event: Resolved) -> "tuple[Catalog, Change | None]":
+        old = self.resolutions.get(event.host)
+        if old == event:
+            return self, None
+        revision = self.revision + 1
+        touched = tuple(
+            sorted(
+                name
+                for name, service in self.services.items()
+                if any(entry.instance.host == event.host for entry in service.entries.values())
+            )
+        )
+        services = dict(self.services)
+        for name in touched:
+            services[name] = replace(services[name], revision=revision)
+        after = replace(self, revision=revision, services=services, resolutions={**self.resolutions, event.host: event})
+        return after, Change(revision=revision, scope=Scope.ENDPOINTS, services=touched, event=event)
+
+
+def same_target(old: Instance, new: Instance) -> bool:
+    """Tell whether a verdict about `old` still speaks of `new`: the same thing is checked at the same place."""
+    if (old.host, old.port) != (new.host, new.port):
+        return False
+    a, b = old.health_check, new.health_check
+    if a is None or b is None:
+        return a is b
+    return (a.type, a.http_path, a.grpc_service, a.script) == (b.type, b.http_path, b.grpc_service, b.script)

@@ -1,0 +1,390 @@
+"""What exists: instances, their checks and verdicts, traffic policies, and the events that change them.
+
+Values only, and invalid ones cannot be built: the same definitions validate REST bodies, journal lines,
+files for `render`, and feed `/openapi.json`. Field names are the ones the outside sees (JSON, snake_case);
+every duration is in seconds. Nothing here reads a clock or does I/O.
+"""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import field
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NewType
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic.dataclasses import dataclass
+
+ServiceName = NewType("ServiceName", str)
+InstanceId = NewType("InstanceId", str)
+
+_CONFIG = ConfigDict(extra="forbid", use_enum_values=False)
+
+SERVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+INSTANCE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+_DNS_NAME = re.compile(
+    r"(?=.{1,253}$)([a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?)(\.[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?)*\.?"
+)
+
+
+def _service_name(value: str) -> str:
+    if len(value) > 253 or not SERVICE_NAME.fullmatch(value):
+        raise ValueError(
+            "must be a lower-case DNS name of at most 253 characters: letters, digits, '-' and '.', "
+            "beginning and ending with a letter or digit"
+        )
+    return value
+
+
+def _instance_id(value: str) -> str:
+    if not INSTANCE_ID.fullmatch(value):
+        raise ValueError("must be 1 to 253 characters out of letters, digits, '.', '_', ':' and '-'")
+    return value
+
+
+def _host(value: str) -> str:
+    """Accept an IPv4 or IPv6 address (returned in its canonical form) or a DNS name (lower-cased)."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        pass
+    name = value.lower()
+    if name.rpartition(".")[2].isdigit() or not _DNS_NAME.fullmatch(name):
+        raise ValueError("must be an IPv4 or IPv6 address (without brackets or port) or a DNS name")
+    return name.removesuffix(".")
+
+
+def is_address(host: str) -> bool:
+    """Tell an IP address from a DNS name; `host` has been validated."""
+    return ":" in host or host.rpartition(".")[2].isdigit()
+
+
+def _http_path(value: str) -> str:
+    if not value.startswith("/") or any(ch <= " " or ch == "\x7f" for ch in value):
+        raise ValueError("must begin with '/' and hold no spaces or control characters")
+    return value
+
+
+def _unique(values: Any) -> Any:
+    return list(dict.fromkeys(values)) if isinstance(values, (list, tuple)) else values
+
+
+def _as_tuple(values: Any) -> Any:
+    return tuple(values) if isinstance(values, list) else values
+
+
+ServiceNameField = Annotated[
+    str,
+    Strict(),
+    AfterValidator(_service_name),
+    Field(description="lower-case DNS name", examples=["user-service"]),
+]
+InstanceIdField = Annotated[str, Strict(), AfterValidator(_instance_id)]
+HostField = Annotated[str, Strict(), AfterValidator(_host)]
+PortField = Annotated[int, Strict(), Field(ge=1, le=65535)]
+WeightField = Annotated[int, Strict(), Field(ge=1, le=1000)]
+Seconds = Annotated[float, Strict(), Field(gt=0, le=86_400, allow_inf_nan=False)]
+Tag = Annotated[str, Strict(), Field(min_length=1, max_length=128, pattern=r"^[^,\s]+$")]
+Tags = Annotated[tuple[Tag, ...], BeforeValidator(_unique), BeforeValidator(_as_tuple), Field(max_length=64)]
+MetadataKey = Annotated[str, Strict(), Field(min_length=1, max_length=128)]
+MetadataValue = (
+    Annotated[str, Strict(), Field(max_length=4096)]
+    | Annotated[bool, Strict()]
+    | Annotated[int, Strict(), Field(ge=-(2**53), le=2**53)]
+    | Annotated[float, Strict(), Field(allow_inf_nan=False)]
+)
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=64)]
+Text = Annotated[str, Strict(), Field(max_length=253)]
+
+
+class HealthStatus(StrEnum):
+    """Say what an instance is known to be; the words of Envoy's HealthStatus."""
+
+    UNKNOWN = "unknown"
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    TIMEOUT = "timeout"
+    DRAINING = "draining"
+
+
+class CheckType(StrEnum):
+    """Name the ways of checking an instance."""
+
+    HTTP = "http"
+    TCP = "tcp"
+    GRPC = "grpc"
+    SCRIPT = "script"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Locality:
+    """Say where an instance runs, from the widest place to the narrowest."""
+
+    region: Text = ""
+    zone: Text = ""
+    sub_zone: Text = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class HealthCheck:
+    """Say how an instance is checked. `interval` and `timeout` left out mean the HEALTH_CHECK_* settings.
+
+    `script` is an argv: its first element names an executable inside HEALTH_CHECK_SCRIPTS_DIR, and no shell
+    is involved. `grpc_service` is the service name that grpc.health.v1 is asked for; empty = the server.
+    """
+
+    enabled: Annotated[bool, Strict()] = True
+    type: CheckType = CheckType.HTTP
+    http_path: Annotated[str, Strict(), AfterValidator(_http_path), Field(max_length=2048)] = "/health"
+    grpc_service: Text = ""
+    script: Annotated[
+        tuple[Annotated[str, Strict(), Field(min_length=1, max_length=4096)], ...],
+        BeforeValidator(_as_tuple),
+        Field(max_length=32),
+    ] = ()
+    interval: Seconds | None = None
+    timeout: Seconds | None = None
+    healthy_threshold: Annotated[int, Strict(), Field(ge=1, le=100)] = 1
+    unhealthy_threshold: Annotated[int, Strict(), Field(ge=1, le=100)] = 3
+
+    @model_validator(mode="after")
+    def _script_has_argv(self) -> "HealthCheck":
+        if self.type is CheckType.SCRIPT and not self.script:
+            raise ValueError("a script check needs `script`: a list of the executable and its arguments")
+        if self.type is not CheckType.SCRIPT and self.script:
+            raise ValueError("`script` goes with type = script only")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Instance:
+    """Hold what was registered about one instance of a service: the durable facts, no observation."""
+
+    name: ServiceNameField
+    host: HostField
+    port: PortField
+    id: InstanceIdField = ""
+    tags: Tags = ()
+    metadata: Metadata = field(default_factory=dict)
+    weight: WeightField = 1
+    ttl: Seconds | None = None
+    draining: Annotated[bool, Strict()] = False
+    locality: Locality = field(default_factory=Locality)
+    health_check: HealthCheck | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_id(cls, values: Any) -> Any:
+        given = getattr(values, "kwargs", values)  # ArgsKwargs when called as a constructor
+        if isinstance(given, Mapping) and given.get("id") is None:
+            try:
+                host = _host(given["host"])
+                filled = {**given, "id": f"{given['name']}-{host}-{given['port']}"}
+            except (KeyError, TypeError, ValueError, AttributeError):
+                filled = {**given, "id": "invalid"}  # the faulty field itself is reported
+            return filled
+        return values
+
+    @property
+    def key(self) -> "InstanceKey":
+        """Return what identifies this instance among all."""
+        return InstanceKey(ServiceName(self.name), InstanceId(self.id))
+
+    @property
+    def checked(self) -> bool:
+        """Tell whether a health check is asked for."""
+        return self.health_check is not None and self.health_check.enabled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Verdict:
+    """Hold what the health checks concluded about an instance: durable, and all that planning reads of them.
+
+    `passed` says whether any check has ever passed: before that an instance is not offered to proxies.
+    `since` is in seconds since the epoch. `score` is 0–100, in coarse steps so that noise changes nothing.
+    `reason` is a person's explanation: "HTTP 503, 3 of 3".
+    """
+
+    status: HealthStatus
+    passed: bool
+    since: float
+    score: int = 100
+    reason: str = ""
+
+
+class Strategy(StrEnum):
+    """Name the load-balancing strategies, for REST callers and for proxies alike."""
+
+    ROUND_ROBIN = "round_robin"
+    WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
+    LEAST_CONNECTIONS = "least_connections"
+    RANDOM = "random"
+    CONSISTENT_HASH = "consistent_hash"
+    HEALTH_BASED = "health_based"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class HashOn:
+    """Say what a consistent hash is computed from: one of a header, a cookie, a query parameter, the source.
+
+    A cookie with a `ttl` is made by Envoy where the client sends none; 0 = a session cookie.
+    """
+
+    source: Literal["header", "cookie", "query", "source_address"] = "source_address"
+    name: Annotated[str, Strict(), Field(max_length=256)] = ""
+    ttl: Annotated[float, Strict(), Field(ge=0, le=31_536_000, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> "HashOn":
+        if self.source != "source_address" and not self.name:
+            raise ValueError(f"hashing on a {self.source} needs its `name`")
+        if self.source == "source_address" and self.name:
+            raise ValueError("hashing on the source address takes no `name`")
+        if self.ttl is not None and self.source != "cookie":
+            raise ValueError("`ttl` goes with source = cookie only")
+        if self.source == "header" and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.name):
+            raise ValueError("`name` must be an HTTP header name")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class ConsistentHash:
+    """Hold the options of `consistent_hash`: Envoy's ring hash (default) or maglev.
+
+    Sizes are entries of the table: `minimum_ring_size` for ring_hash (Envoy allows up to 8,388,608),
+    `table_size` for maglev (a prime, at most 5,000,011).
+    """
+
+    algorithm: Literal["ring_hash", "maglev"] = "ring_hash"
+    hash_on: HashOn = field(default_factory=HashOn)
+    minimum_ring_size: Annotated[int, Strict(), Field(ge=1, le=8_388_608)] = 1024
+    table_size: Annotated[int, Strict(), Field(ge=2, le=5_000_011)] = 65_537
+
+    @model_validator(mode="after")
+    def _prime(self) -> "ConsistentHash":
+        n = self.table_size
+        if any(n % d == 0 for d in range(2, int(n**0.5) + 1)):
+            raise ValueError("`table_size` must be a prime number, 65537 for example")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class LeastConnections:
+    """Hold the options of `least_connections`: how many hosts Envoy compares for each request."""
+
+    choice_count: Annotated[int, Strict(), Field(ge=2, le=100)] = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class Policy:
+    """Hold a service's traffic policy. Times in seconds.
+
+    `panic_threshold` in percent: below that share of healthy instances Envoy uses the unhealthy too;
+    0 switches that off. `connect_timeout` bounds a TCP connect, `timeout` a whole request (0 = none).
+    """
+
+    strategy: Strategy = Strategy.WEIGHTED_ROUND_ROBIN
+    consistent_hash: ConsistentHash | None = None
+    least_connections: LeastConnections | None = None
+    panic_threshold: Annotated[float, Strict(), Field(ge=0, le=100, allow_inf_nan=False)] = 50.0
+    connect_timeout: Annotated[float, Strict(), Field(ge=0.001, le=300, allow_inf_nan=False)] = 5.0
+    timeout: Annotated[float, Strict(), Field(ge=0, le=86_400, allow_inf_nan=False)] = 15.0
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> "Policy":
+        for options, strategy in (
+            (self.consistent_hash, Strategy.CONSISTENT_HASH),
+            (self.least_connections, Strategy.LEAST_CONNECTIONS),
+        ):
+            if options is not None and self.strategy is not strategy:
+                raise ValueError(f"`{strategy}` options go with strategy = {strategy} only")
+        return self
+
+
+DEFAULT_POLICY = Policy()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class InstanceKey:
+    """Identify an instance: its id is unique within its service."""
+
+    service: ServiceName
+    id: InstanceId
+
+    def __str__(self) -> str:
+        return f"{self.service}/{self.id}"
+
+
+# Events: what registries and checks tell the catalog. Each is the whole new value, never a difference.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutInstance:
+    """Say that a registry holds this instance, with the last known verdict where it keeps one."""
+
+    instance: Instance
+    registry: str
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteInstance:
+    """Say that a registry no longer holds an instance. `reason`: "deregistered", "ttl expired"."""
+
+    key: InstanceKey
+    registry: str
+    reason: str = "deregistered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutPolicy:
+    """Say that a service has this policy."""
+
+    service: ServiceName
+    policy: Policy
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletePolicy:
+    """Say that a service has no policy of its own any more."""
+
+    service: ServiceName
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synced:
+    """Say that a registry has delivered everything it held when it was asked (law 2)."""
+
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Say that the health checks concluded something about an instance."""
+
+    key: InstanceKey
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """Say what a DNS name stands for now. No addresses = it could not be resolved; `error` says why."""
+
+    host: str
+    addresses: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraceOver:
+    """Say that a service whose last instance went at revision `emptied_at` need not keep its cluster longer."""
+
+    service: ServiceName
+    emptied_at: int
+
+
+RegistryEvent = PutInstance | DeleteInstance | PutPolicy | DeletePolicy | Synced
+Event = RegistryEvent | Judged | Resolved | GraceOver

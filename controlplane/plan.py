@@ -1,0 +1,140 @@
+"""What proxies should know of a service: which instances, with which weight and status, and why.
+
+Pure: `(Service, catalog) -> Cluster`, the intermediate form that translate spells as Envoy messages. Every
+instance leaves a `Decision` with the reason of each step, offered or not, so that it can be explained (law 13).
+No Envoy type, no clock, no I/O.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controlplane.catalog import Catalog, Entry, Service
+from controlplane.model import (
+    HealthStatus,
+    Locality,
+    MetadataValue,
+    Policy,
+    ServiceName,
+    Strategy,
+)
+
+_EQUAL_WEIGHTS = {Strategy.ROUND_ROBIN, Strategy.RANDOM}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Hold one offered instance: `address` is an IP address, `weight` the effective one (≥ 1)."""
+
+    id: str
+    address: str
+    port: int
+    weight: int
+    status: HealthStatus
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, MetadataValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalityEndpoints:
+    """Hold the endpoints of one locality, by id. `weight` is the sum of theirs."""
+
+    locality: Locality
+    weight: int
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Say what became of an instance and why: one reason a step, in the order in which they were taken."""
+
+    instance_id: str
+    offered: bool
+    status: HealthStatus
+    weight: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Hold what proxies are to know of a service. Localities are sorted, so equal inputs give equal bytes."""
+
+    name: ServiceName
+    policy: Policy
+    localities: tuple[LocalityEndpoints, ...]
+    decisions: tuple[Decision, ...]
+
+
+def plan(service: Service, catalog: Catalog) -> Cluster:
+    """Decide what proxies are told of `service`."""
+    decisions: list[Decision] = []
+    by_locality: dict[Locality, list[Endpoint]] = {}
+    owners: dict[tuple[str, int], str] = {}
+    for entry in service.sorted_entries():
+        endpoint, decision = _decide(entry, service.policy, catalog.address_of(entry.instance), owners)
+        decisions.append(decision)
+        if endpoint is not None:
+            owners[endpoint.address, endpoint.port] = endpoint.id
+            by_locality.setdefault(entry.instance.locality, []).append(endpoint)
+    localities = tuple(
+        LocalityEndpoints(
+            locality=locality,
+            weight=sum(endpoint.weight for endpoint in endpoints),
+            endpoints=tuple(endpoints),
+        )
+        for locality, endpoints in sorted(
+            by_locality.items(), key=lambda item: (item[0].region, item[0].zone, item[0].sub_zone)
+        )
+    )
+    return Cluster(name=service.name, policy=service.policy, localities=localities, decisions=tuple(decisions))
+
+
+def _decide(
+    entry: Entry, policy: Policy, address: str | None, owners: Mapping[tuple[str, int], str]
+) -> tuple[Endpoint | None, Decision]:
+    instance = entry.instance
+    status = entry.status
+    why_status = _status_reason(entry)
+
+    def left_out(reason: str) -> tuple[None, Decision]:
+        return None, Decision(
+            instance_id=instance.id, offered=False, status=status, weight=0, reasons=(why_status, reason)
+        )
+
+    if entry.checked and (entry.verdict is None or not entry.verdict.passed):
+        return left_out("left out: awaiting first check to pass")
+    if address is None:
+        return left_out(f"left out: {instance.host} has not been resolved")
+    if (owner := owners.get((address, instance.port))) is not None:
+        return left_out(f"left out: {address}:{instance.port} is already offered as {owner}")
+    weight, why_weight = effective_weight(entry, policy.strategy)
+    endpoint = Endpoint(
+        id=instance.id,
+        address=address,
+        port=instance.port,
+        weight=weight,
+        status=status,
+        tags=tuple(sorted(instance.tags)),
+        metadata=instance.metadata,
+    )
+    return endpoint, Decision(
+        instance_id=instance.id, offered=True, status=status, weight=weight, reasons=(why_status, why_weight)
+    )
+
+
+def effective_weight(entry: Entry, strategy: Strategy) -> tuple[int, str]:
+    """Return the weight that a strategy gives an instance, and the reason."""
+    if strategy in _EQUAL_WEIGHTS:
+        return 1, f"weight 1: {strategy} treats all alike"
+    if strategy is Strategy.HEALTH_BASED:
+        return max(1, entry.score), f"weight {max(1, entry.score)}: the health score"
+    return entry.instance.weight, f"weight {entry.instance.weight}: as registered"
+
+
+def _status_reason(entry: Entry) -> str:
+    if entry.instance.draining:
+        return "draining: asked for"
+    if not entry.checked:
+        return "healthy: no check"
+    if entry.verdict is None:
+        return "unknown: no verdict yet"
+    return f"{entry.verdict.status}: {entry.verdict.reason}"
