@@ -1,0 +1,250 @@
+"""What the operator decided: one frozen value, with the origin of each part.
+
+Order: defaults < profile (`ENVIRONMENT`) < YAML file < environment < flags. Names are those of the
+environment, lower-case in the file and here. All faults are reported at once; values that belong to nobody we
+know are faults in the file and in flags, and ignored in the environment, which we share with others.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+DEVELOPMENT: Literal["development"] = "development"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+"""A port to listen on; 0 = any free one."""
+
+RemotePort = Annotated[int, Field(ge=1, le=65535)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+def _split(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+RegistryType = Literal["memory", "consul", "etcd", "kubernetes"]
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+class SettingsError(Exception):
+    """Report every fault of the configuration, one a line."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("the configuration has faults:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        self.faults = faults
+
+
+class Settings(BaseModel):
+    """Hold every setting, valid. Durations are in seconds. A secret can also be given as `<NAME>_FILE`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    environment: Literal["development", "production", "kubernetes"] = DEVELOPMENT
+    service_name: str = "service-discovery"
+    service_host: str = "0.0.0.0"
+    service_port: Port = 8090
+    allow_anonymous: bool = False
+    data_dir: Path | None = None
+
+    registry_type: Annotated[tuple[RegistryType, ...], BeforeValidator(_split), Field(min_length=1)] = ("memory",)
+    registry_optional: CommaList = ()
+    consul_host: str = "localhost"
+    consul_port: RemotePort = 8500
+    consul_scheme: Literal["http", "https"] = "http"
+    consul_token: SecretStr | None = None
+    consul_datacenter: str | None = None
+    consul_ca_file: Path | None = None
+    consul_cert_file: Path | None = None
+    consul_key_file: Path | None = None
+    etcd_endpoints: CommaList = ("localhost:2379",)
+    etcd_prefix: str = "/services/"
+    etcd_username: str | None = None
+    etcd_password: SecretStr | None = None
+    etcd_ca_file: Path | None = None
+    etcd_cert_file: Path | None = None
+    etcd_key_file: Path | None = None
+    kubeconfig: str | None = None
+    kubernetes_namespaces: CommaList = ()
+    kubernetes_label_selector: str = ""
+
+    xds_host: str = "0.0.0.0"
+    xds_port: Port = 18000
+    gateway_host: str = "0.0.0.0"
+    gateway_port: RemotePort = 10000
+
+    health_check_enabled: bool = True
+    health_check_interval: PositiveSeconds = 30.0
+    health_check_timeout: PositiveSeconds = 10.0
+    health_check_scripts_dir: Path | None = None
+
+    tls_enabled: bool = False
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_ca_file: Path | None = None
+    tls_client_auth: Literal["none", "optional", "required"] = "none"
+    xds_tls_client_auth: Literal["none", "required"] = "none"
+    api_key_enabled: bool = False
+    api_keys_file: Path | None = None
+    jwt_enabled: bool = False
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_jwks_url: str | None = None
+    jwt_jwks_file: Path | None = None
+    jwt_roles_claim: str = "roles"
+
+    metrics_enabled: bool = True
+    metrics_auth: bool = False
+    tracing_enabled: bool = False
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = "INFO"
+    log_format: Literal["json", "console"] = "json"
+
+
+PROFILES: Mapping[str, Mapping[str, object]] = {
+    DEVELOPMENT: {
+        "service_host": "127.0.0.1",
+        "xds_host": "127.0.0.1",
+        "gateway_host": "127.0.0.1",
+        "log_level": "DEBUG",
+        "log_format": "console",
+    },
+    "production": {},
+    "kubernetes": {"registry_type": ("kubernetes",)},
+}
+
+SECRETS = frozenset(name for name, info in Settings.model_fields.items() if info.annotation == SecretStr | None)
+
+# What this version does not carry yet: asking for it must stop the start, not be passed over in silence.
+_ABSENT: Mapping[str, str] = {
+    "tls_enabled": "TLS on our ports",
+    "api_key_enabled": "authentication by API key",
+    "jwt_enabled": "authentication by JWT",
+    "metrics_auth": "authentication of /metrics",
+    "tracing_enabled": "tracing",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Hold the settings, where each value came from, and what the operator should be told."""
+
+    settings: Settings
+    origins: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def load(
+    environ: Mapping[str, str], *, flags: Mapping[str, object] | None = None, config_file: Path | None = None
+) -> Loaded:
+    """Merge all sources and validate the result.
+
+    `flags` are settings by name; None values count as not given. The file is `config_file`, else `CONFIG_FILE`.
+
+    Raises SettingsError with every fault at once.
+    """
+    faults: list[str] = []
+    warnings: list[str] = []
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    path = config_file or (Path(environ["CONFIG_FILE"]) if environ.get("CONFIG_FILE") else None)
+    from_file = _read_file(path, faults) if path is not None else {}
+    from_env = _read_environ(environ, warnings, faults)
+    for source, values in ((f"file {path}", from_file), ("flags", given)):
+        faults += [_unknown(name, source) for name in values if name not in Settings.model_fields]
+
+    environment = next(
+        (str(values["environment"]) for values in (given, from_env, from_file) if "environment" in values),
+        DEVELOPMENT,
+    )
+    merged: dict[str, object] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    layers: tuple[tuple[str, Mapping[str, object]], ...] = (
+        (f"profile {environment}", PROFILES.get(environment, {})),
+        (f"file {path}", from_file),
+        ("environment", from_env),
+        ("flags", given),
+    )
+    for origin, layer in layers:
+        known = {name: value for name, value in layer.items() if name in Settings.model_fields}
+        merged.update(known)
+        origins.update(dict.fromkeys(known, origin))
+
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_context=False, include_input=False):
+            name = str(fault["loc"][0])
+            faults.append(f"{name.upper()} ({origins[name]}): {fault['msg']}")
+        raise SettingsError(faults) from None
+    faults += _refusals(settings)
+    if faults:
+        raise SettingsError(faults)
+    return Loaded(settings=settings, origins=origins, warnings=tuple(warnings))
+
+
+def _refusals(settings: Settings) -> list[str]:
+    faults = [
+        f"{name.upper()}: {what} is not part of this version; leave it off"
+        for name, what in _ABSENT.items()
+        if getattr(settings, name)
+    ]
+    others = [name for name in settings.registry_type if name != "memory"]
+    if others:
+        faults.append(
+            f"REGISTRY_TYPE: {', '.join(others)} is not part of this version; 'memory' is "
+            "(with DATA_DIR set it survives restarts)"
+        )
+    if settings.environment != DEVELOPMENT and not settings.allow_anonymous:
+        faults.append(
+            f"ENVIRONMENT={settings.environment} without any authentication is refused, because everyone who "
+            "reaches the ports could change routing; set ALLOW_ANONYMOUS=true to accept that"
+        )
+    return faults
+
+
+def _unknown(name: str, source: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+    return f"{name} ({source}): no such setting" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _read_file(path: Path, faults: list[str]) -> dict[str, object]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        faults.append(f"config file {path}: {error.strerror or error}")
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        faults.append(f"config file {path}: not YAML: {' '.join(str(error).split())}")
+        return {}
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(name, str) for name in document):
+        faults.append(f"config file {path}: expected a mapping of setting names to values")
+        return {}
+    return {name.lower(): value for name, value in document.items()}
+
+
+def _read_environ(environ: Mapping[str, str], warnings: list[str], faults: list[str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name in Settings.model_fields:
+        key = name.upper()
+        value = environ.get(key)
+        if name in SECRETS and value is None and (path := environ.get(f"{key}_FILE")):
+            try:
+                value = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                faults.append(f"{key}_FILE: cannot read {path}: {error}")
+        if value is None or value == "":
+            continue
+        if key.endswith("_PORT") and value.startswith("tcp://"):
+            warnings.append(f"{key}={value} looks like a Kubernetes service link and is ignored")
+            continue
+        values[name] = value
+    return values
