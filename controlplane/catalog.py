@@ -30,6 +30,7 @@ from controlplane.model import (
     Synced,
     Verdict,
     is_address,
+    same_target,
 )
 
 
@@ -255,13 +256,3 @@ class Catalog:
             services[name] = replace(services[name], revision=revision)
         after = replace(self, revision=revision, services=services, resolutions={**self.resolutions, event.host: event})
         return after, Change(revision=revision, scope=Scope.ENDPOINTS, services=touched, event=event)
-
-
-def same_target(old: Instance, new: Instance) -> bool:
-    """Tell whether a verdict about `old` still speaks of `new`: the same thing is checked at the same place."""
-    if (old.host, old.port) != (new.host, new.port):
-        return False
-    a, b = old.health_check, new.health_check
-    if a is None or b is None:
-        return a is b
-    return (a.type, a.http_path, a.grpc_service, a.script) == (b.type, b.http_path, b.grpc_service, b.script)

@@ -44,6 +44,11 @@ class LiveCatalog:
         """Spell a revision for the outside."""
         return f"{self.epoch}.{revision}"
 
+    @property
+    def watchers(self) -> int:
+        """Return how many waiters there are."""
+        return sum(len(waiters) for waiters in self._waiters.values())
+
     def subscribe(self, listener: Listener) -> None:
         """Call `listener` with every change from now on, after the catalog has moved."""
         self._listeners.append(listener)

@@ -180,7 +180,7 @@ class Instance:
         if isinstance(given, Mapping) and given.get("id") is None:
             try:
                 host = _host(given["host"])
-                filled = {**given, "id": f"{given['name']}-{host}-{given['port']}"}
+                filled = {**given, "id": f"{_service_name(given['name'])}-{host}-{given['port']}"}
             except (KeyError, TypeError, ValueError, AttributeError):
                 filled = {**given, "id": "invalid"}  # the faulty field itself is reported
             return filled
@@ -211,6 +211,16 @@ class Verdict:
     since: float
     score: int = 100
     reason: str = ""
+
+
+def same_target(old: Instance, new: Instance) -> bool:
+    """Tell whether a verdict about `old` still speaks of `new`: the same thing is checked at the same place."""
+    if (old.host, old.port) != (new.host, new.port):
+        return False
+    a, b = old.health_check, new.health_check
+    if a is None or b is None:
+        return a is b
+    return (a.type, a.http_path, a.grpc_service, a.script) == (b.type, b.http_path, b.grpc_service, b.script)
 
 
 class Strategy(StrEnum):

@@ -1,0 +1,235 @@
+"""From catalog changes to snapshots: what to plan again, when, and for whom.
+
+Sits between the live catalog and the xDS cache. Endpoint and health changes go out in the same turn of the
+event loop; changes of clusters and routes are debounced. A resource that breaks a content rule is refused alone:
+its last good version stays, everything else goes on (law 15).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from controlplane.catalog import Change, Scope, Service
+from controlplane.debounce import Debounce
+from controlplane.live import LiveCatalog
+from controlplane.model import ServiceName
+from controlplane.plan import Cluster, plan
+from controlplane.translate import lint, listener
+from controlplane.translate.cluster import cluster
+from controlplane.translate.endpoint import Assignments
+from controlplane.translate.route import GatewayRoutes
+from xds.cache import SnapshotCache
+from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Resource, ResourceSet, Snapshot
+
+_SLICE_S = 0.008
+"""How long a full build may hold the event loop before it yields."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """Name the nodes that are told the same: Envoys whose gateway listens on `gateway_port`."""
+
+    gateway_port: int
+
+
+class _Refused(Exception):
+    """Report why a service's resources are not published."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+
+class Observer(Protocol):
+    """Hear what was published; called synchronously, must not block."""
+
+    def published(self, reason: str, revision: str, duration_s: float) -> None:
+        """Hear of a publication: `reason` is "start", "endpoints" or "clusters"."""
+        ...
+
+    def refused(self, service: str, problems: list[str]) -> None:
+        """Hear that a service's resources broke a content rule and were not published."""
+        ...
+
+
+class Publisher:
+    """Keep the cache's snapshots equal to what the catalog says.
+
+    Nothing is published before `first_state` returns (law 2); until then `ready` is False.
+    """
+
+    def __init__(
+        self,
+        *,
+        live: LiveCatalog,
+        cache: SnapshotCache,
+        gateway_host: str,
+        gateway_port: int,
+        observer: Observer,
+        clock: Callable[[], float],
+        debounce: Debounce,
+    ) -> None:
+        self._live = live
+        self._cache = cache
+        self._gateway_host = gateway_host
+        self._default_group = NodeGroup(gateway_port)
+        self._observer = observer
+        self._clock = clock
+        self._debounce = debounce
+        self._dirty: dict[ServiceName, Scope] = {}
+        self._wake = asyncio.Event()
+        self._assignments = Assignments()
+        self._routes = GatewayRoutes()
+        self._planned: dict[ServiceName, Cluster] = {}
+        self._sets: Mapping[str, ResourceSet] = {type_url: ResourceSet() for type_url in (CLUSTER, ENDPOINT, ROUTE)}
+        self._listeners: dict[NodeGroup, ResourceSet] = {}
+        self._refused: dict[ServiceName, list[str]] = {}
+        self._flush_scheduled = False
+        self.ready = False
+
+    @property
+    def refused(self) -> Mapping[ServiceName, list[str]]:
+        """Return the services whose newest state broke a content rule, with the rules' words."""
+        return self._refused
+
+    def group_of(self, node: Node) -> NodeGroup:
+        """Return the group of a node and see that it has a snapshot."""
+        port = node.metadata.get("gateway_port")
+        wanted = int(port) if isinstance(port, (int, float)) and 1 <= port <= 65535 else None
+        group = self._default_group if wanted is None else NodeGroup(wanted)
+        if group not in self._listeners:
+            self._add_group(group)
+        return group
+
+    async def run(self, first_state: Callable[[], Awaitable[None]]) -> None:
+        """Publish the first snapshot once `first_state` returns, then every change, until cancelled."""
+        self._live.subscribe(self._on_change)
+        await first_state()
+        started = self._clock()
+        self._dirty = dict.fromkeys(self._live.current.services, Scope.CLUSTERS)
+        while self._dirty:
+            await self._plan_some()
+        self._publish("start", started, routes=True)
+        self._debounce.published(self._clock())
+        self._add_group(self._default_group)
+        self.ready = True
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            due = self._debounce.due()
+            if due is None:
+                continue
+            delay = due - self._clock()
+            if delay > 0:
+                # A change meanwhile may move the due time; endpoints do not pass through here.
+                await asyncio.sleep(delay)
+                self._wake.set()
+                continue
+            self._flush_clusters()
+
+    def _on_change(self, change: Change) -> None:
+        for name in change.services:
+            if self._dirty.get(name) is not Scope.CLUSTERS:
+                self._dirty[name] = change.scope
+        if not self.ready or change.scope is Scope.READINESS:
+            return
+        if change.scope is Scope.CLUSTERS:
+            self._debounce.touch(self._clock())
+            self._wake.set()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush_endpoints)
+
+    def _flush_endpoints(self) -> None:
+        """Publish the endpoint changes of this turn of the loop; clusters wait for their debounce."""
+        self._flush_scheduled = False
+        started = self._clock()
+        names = [name for name, scope in self._dirty.items() if scope is Scope.ENDPOINTS]
+        self._publish("endpoints", started, routes=self._replan(names))
+
+    def _flush_clusters(self) -> None:
+        started = self._clock()
+        self._publish("clusters", started, routes=self._replan(list(self._dirty)))
+        self._debounce.published(self._clock())
+
+    async def _plan_some(self) -> None:
+        deadline = self._clock() + _SLICE_S
+        names = iter(list(self._dirty))
+        while self._clock() < deadline and (batch := [name for _, name in zip(range(16), names, strict=False)]):
+            self._replan(batch)
+        await asyncio.sleep(0)
+
+    def _replan(self, names: list[ServiceName]) -> bool:
+        """Bring the resources of these services up to date; return whether clusters or routes are touched."""
+        clusters: list[Resource] = []
+        assignments: list[Resource] = []
+        gone: list[ServiceName] = []
+        for name in names:
+            del self._dirty[name]
+            self._refused.pop(name, None)
+            service = self._live.current.services.get(name)
+            if service is None or not service.has_cluster:
+                if self._planned.pop(name, None) is not None:
+                    gone.append(name)
+                continue
+            try:
+                made, assignment = self._build(service)
+            except _Refused as refused:
+                self._refused[name] = refused.problems
+                self._observer.refused(name, refused.problems)
+                continue
+            assignments.append(assignment)
+            if made is not None:
+                clusters.append(made)
+        self._assignments.forget(gone)
+        self._sets = {
+            **self._sets,
+            CLUSTER: _replaced(self._sets[CLUSTER], clusters, gone),
+            ENDPOINT: _replaced(self._sets[ENDPOINT], assignments, gone),
+        }
+        return bool(clusters or gone)
+
+    def _build(self, service: Service) -> tuple[Resource | None, Resource]:
+        """Return the service's cluster, None where it is as before, and its assignment."""
+        try:
+            planned = plan(service, self._live.current)
+            _refuse_faulty(planned)
+            old = self._planned.get(service.name)
+            same = old is not None and old.policy == planned.policy
+            made = None if same else cluster(planned)
+            version = self._sets[CLUSTER][service.name].version if made is None else made.version
+            assignment = self._assignments.assignment(planned, version)
+        except _Refused:
+            raise
+        except Exception as error:
+            # A fault of ours in one service must not stop the others' endpoints (law 15); it is reported.
+            raise _Refused([f"internal error: {error!r}"]) from error
+        self._planned[service.name] = planned
+        return made, assignment
+
+    def _publish(self, reason: str, started: float, *, routes: bool) -> None:
+        if routes:
+            route = self._routes.resource(self._planned.values())
+            self._sets = {**self._sets, ROUTE: _replaced(self._sets[ROUTE], [route], [])}
+        for group in self._listeners:
+            self._cache.set(group, self._snapshot(group))
+        self._observer.published(reason, self._live.revision, self._clock() - started)
+
+    def _snapshot(self, group: NodeGroup) -> Snapshot:
+        return Snapshot({**self._sets, LISTENER: self._listeners[group]}, self._live.revision)
+
+    def _add_group(self, group: NodeGroup) -> None:
+        self._listeners[group] = ResourceSet([listener.gateway(self._gateway_host, group.gateway_port)])
+        self._cache.set(group, self._snapshot(group))
+
+
+def _refuse_faulty(planned: Cluster) -> None:
+    if problems := lint.problems(planned):
+        raise _Refused(problems)
+
+
+def _replaced(old: ResourceSet, changed: list[Resource], gone: list[ServiceName]) -> ResourceSet:
+    """Return `old` itself where nothing differs, so that identity tells the cache that nothing changed."""
+    news = [resource for resource in changed if (known := old.get(resource.name)) is None or known != resource]
+    return old.replacing(news, gone) if news or gone else old
