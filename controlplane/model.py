@@ -66,7 +66,9 @@ def _http_path(value: str) -> str:
 
 
 def _unique(values: Any) -> Any:
-    return list(dict.fromkeys(values)) if isinstance(values, (list, tuple)) else values
+    if isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values):
+        return list(dict.fromkeys(values))
+    return values  # the faulty element itself is reported
 
 
 def _as_tuple(values: Any) -> Any:

@@ -39,6 +39,7 @@ GOOD = {"name": "web", "host": "10.0.0.1", "port": 80}
         pytest.param({"id": ""}, ("id",), id="an id is not empty"),
         pytest.param({"tags": ["a,b"]}, ("tags", 0), id="a tag holds no comma, which separates tags in queries"),
         pytest.param({"tags": "a"}, ("tags",), id="tags are a list"),
+        pytest.param({"tags": [["a"]]}, ("tags", 0), id="a tag is a string, not a list"),
         pytest.param({"metadata": {"a": {"b": 1}}}, ("metadata", "a"), id="metadata values are scalars"),
         pytest.param({"draining": "yes"}, ("draining",), id="draining is a boolean"),
         pytest.param({"locality": {"zones": "a"}}, ("locality", "zones"), id="an unknown field is refused at depth"),
