@@ -60,10 +60,11 @@ class ResourceSet(Mapping[str, Resource]):
     the change rather than to the set.
     """
 
-    __slots__ = ("_by_name", "_sum")
+    __slots__ = ("_by_name", "_ordered", "_sum")
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._by_name: dict[str, Resource] = {}
+        self._ordered: tuple[Resource, ...] | None = None
         self._sum = 0
         for resource in resources:
             if resource.name in self._by_name:
@@ -87,6 +88,7 @@ class ResourceSet(Mapping[str, Resource]):
             by_name[resource.name] = resource
             total += _fingerprint(resource)
         new._by_name = by_name
+        new._ordered = None
         new._sum = total & _SET_MASK
         return new
 
@@ -94,6 +96,13 @@ class ResourceSet(Mapping[str, Resource]):
     def version(self) -> str:
         """Identify the content of the whole set: equal for equal sets, in any process."""
         return f"{self._sum:032x}"
+
+    @property
+    def ordered(self) -> tuple[Resource, ...]:
+        """List the resources by name: one tuple for all who ask, so that equal answers share their bytes."""
+        if self._ordered is None:
+            self._ordered = tuple(self._by_name[name] for name in sorted(self._by_name))
+        return self._ordered
 
     def __getitem__(self, name: str) -> Resource:
         return self._by_name[name]

@@ -1,0 +1,85 @@
+"""The newest snapshot of each group of nodes, and who waits for the next one.
+
+`set` works out what changed once, for all streams of the group. No history and no queue: a watcher is called
+with the newest snapshot, and what a stream has not sent yet is the stream's to merge. Called on the event loop
+only; holds no lock and does no I/O. The publisher writes here, `xds.server` watches.
+"""
+
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
+
+from xds.types import ResourceSet, Snapshot
+
+Changes = Mapping[str, frozenset[str]]
+Watcher = Callable[[Snapshot, Changes | None], None]
+
+
+def changes_between(old: Snapshot, new: Snapshot) -> Changes:
+    """Name what differs between two snapshots, per type; a type that is equal is left out."""
+    changed: dict[str, frozenset[str]] = {}
+    for type_url in old.by_type.keys() | new.by_type.keys():
+        before, after = old.of_type(type_url), new.of_type(type_url)
+        if before is not after and (names := _differing(before, after)):
+            changed[type_url] = names
+    return MappingProxyType(changed)
+
+
+def _differing(before: ResourceSet, after: ResourceSet) -> frozenset[str]:
+    """Compare by identity first: an unchanged resource is mostly the very same object."""
+    differing = {name for name in before if name not in after}
+    for name, resource in after.items():
+        old = before.get(name)
+        if old is not resource and (old is None or old.version != resource.version):
+            differing.add(name)
+    return frozenset(differing)
+
+
+class SnapshotCache:
+    """Keep the newest snapshot per group, and call the group's watchers when it changes."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[Hashable, Snapshot] = {}
+        self._watchers: dict[Hashable, dict[int, Watcher]] = {}
+        self._next_id = 0
+
+    def get(self, group: Hashable) -> Snapshot | None:
+        """Return the newest snapshot of a group, or None before the first."""
+        return self._snapshots.get(group)
+
+    def groups(self) -> tuple[Hashable, ...]:
+        """List the groups that have a snapshot."""
+        return tuple(self._snapshots)
+
+    def watched(self) -> tuple[Hashable, ...]:
+        """List the groups that a client is waiting on, with or without a snapshot."""
+        return tuple(self._watchers)
+
+    def set(self, group: Hashable, snapshot: Snapshot) -> Changes:
+        """Publish a snapshot; return what changed. Equal content wakes nobody (P-01)."""
+        previous = self._snapshots.get(group)
+        changes = changes_between(previous if previous is not None else Snapshot(), snapshot)
+        self._snapshots[group] = snapshot
+        if previous is None or changes:
+            for watcher in tuple(self._watchers.get(group, {}).values()):
+                watcher(snapshot, changes if previous is not None else None)
+        return changes
+
+    def drop(self, group: Hashable) -> None:
+        """Forget a group that nobody needs any more; its watchers keep what they have."""
+        self._snapshots.pop(group, None)
+
+    def watch(self, group: Hashable, watcher: Watcher) -> Callable[[], None]:
+        """Call `watcher` with every later snapshot of a group, and at once if there is one; return how to stop."""
+        self._next_id += 1
+        key = self._next_id
+        self._watchers.setdefault(group, {})[key] = watcher
+        if (snapshot := self._snapshots.get(group)) is not None:
+            watcher(snapshot, None)
+
+        def stop() -> None:
+            watchers = self._watchers.get(group, {})
+            watchers.pop(key, None)
+            if not watchers:
+                self._watchers.pop(group, None)
+
+        return stop

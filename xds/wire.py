@@ -1,0 +1,429 @@
+"""Spell discovery requests and responses: protobuf bytes on one side, `xds.protocol` dataclasses on the other.
+
+A scanner and an assembler by hand, not a protobuf library: Envoy's first request is 61 kB of node extensions
+that nobody here reads, a request that repeats a thousand names is recognised without parsing them again, and a
+response is the join of bytes that the resources already are. No sockets, no protocol decisions; the tests hold
+both directions against the generated messages.
+
+Field numbers are those of `envoy/service/discovery/v3/discovery.proto` and `envoy/config/core/v3/base.proto`.
+"""
+
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import MappingProxyType
+
+from xds.protocol import DeltaRequest, Error, Request, Response, SotwRequest
+from xds.types import Node, Resource
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_NAMES_TAG = 0x1A  # DiscoveryRequest.resource_names
+_MAX_STRUCT_DEPTH = 100  # as protobuf's own parsers
+_NAMES_POOL = 64
+
+Field = tuple[int, int, int, int]  # number, wire type, where the value starts (a varint: the value), where it ends
+
+
+class WireError(Exception):
+    """Say why bytes are not the message they should be."""
+
+
+# Reading -------------------------------------------------------------------------------------------------
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < end:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, at
+        shift += 7
+        if shift > 63:
+            raise WireError(f"a varint at byte {at} has more than ten bytes")
+    raise WireError(f"the message ends inside a varint at byte {at}")
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[Field]:
+    """Walk the fields of a message that lies in `data[at:end]`, without copying any of it."""
+    while at < end:
+        tag = data[at]
+        at += 1
+        if tag >= 0x80:
+            tag, at = _varint(data, at - 1, end)
+        number, wire_type = tag >> 3, tag & 7
+        if number == 0:
+            raise WireError(f"field number 0 at byte {at}")
+        if wire_type == _BYTES:
+            size, start = _varint(data, at, end)
+            at = start + size
+        elif wire_type == _VARINT:
+            value, at = _varint(data, at, end)
+            yield number, wire_type, value, at
+            continue
+        elif wire_type == _FIXED64:
+            start, at = at, at + 8
+        elif wire_type == _FIXED32:
+            start, at = at, at + 4
+        else:
+            raise WireError(f"field {number} at byte {at} has the unknown wire type {wire_type}")
+        if at > end:
+            raise WireError(f"field {number} is {at - end} bytes longer than the message")
+        yield number, wire_type, start, at
+
+
+def _sized(field: Field) -> tuple[int, int]:
+    number, wire_type, start, end = field
+    if wire_type != _BYTES:
+        raise WireError(f"field {number} should be length-delimited, its wire type is {wire_type}")
+    return start, end
+
+
+def _text(data: bytes, field: Field) -> str:
+    start, end = _sized(field)
+    try:
+        return data[start:end].decode()
+    except UnicodeDecodeError as error:
+        raise WireError(f"field {field[0]} is not UTF-8: {error}") from error
+
+
+def _number(field: Field) -> int:
+    number, wire_type, value, _ = field
+    if wire_type != _VARINT:
+        raise WireError(f"field {number} should be a varint, its wire type is {wire_type}")
+    return value
+
+
+def _error(data: bytes, start: int, end: int) -> Error:
+    code, message = 0, ""
+    for field in _fields(data, start, end):
+        if field[0] == 1:
+            code = _number(field)
+        elif field[0] == 2:
+            message = _text(data, field)
+    return Error(code, message)
+
+
+def _string_pair(data: bytes, start: int, end: int) -> tuple[str, str]:
+    key = value = ""
+    for field in _fields(data, start, end):
+        if field[0] == 1:
+            key = _text(data, field)
+        elif field[0] == 2:
+            value = _text(data, field)
+    return key, value
+
+
+def _struct(data: bytes, start: int, end: int, depth: int) -> dict[str, object]:
+    if depth > _MAX_STRUCT_DEPTH:
+        raise WireError(f"node metadata is nested deeper than {_MAX_STRUCT_DEPTH}")
+    found: dict[str, object] = {}
+    for field in _fields(data, start, end):
+        if field[0] != 1:
+            continue
+        key, value = "", None
+        for part in _fields(data, *_sized(field)):
+            if part[0] == 1:
+                key = _text(data, part)
+            elif part[0] == 2:
+                value = _value(data, *_sized(part), depth)
+        found[key] = value
+    return found
+
+
+def _value(data: bytes, start: int, end: int, depth: int) -> object:
+    """Read a google.protobuf.Value as the JSON value it stands for."""
+    value: object = None
+    for field in _fields(data, start, end):
+        match field[0]:
+            case 1:
+                value = None
+            case 2:
+                if field[1] != _FIXED64:
+                    raise WireError("a number in node metadata is not a double")
+                value = struct.unpack_from("<d", data, field[2])[0]
+            case 3:
+                value = _text(data, field)
+            case 4:
+                value = bool(_number(field))
+            case 5:
+                value = _struct(data, *_sized(field), depth + 1)
+            case 6:
+                if depth > _MAX_STRUCT_DEPTH:
+                    raise WireError(f"node metadata is nested deeper than {_MAX_STRUCT_DEPTH}")
+                items = (part for part in _fields(data, *_sized(field)) if part[0] == 1)
+                value = [_value(data, *_sized(part), depth + 1) for part in items]
+    return value
+
+
+def _build_version(data: bytes, start: int, end: int) -> str:
+    """Read a BuildVersion's semantic version as `major.minor.patch`."""
+    numbers = [0, 0, 0]
+    for field in _fields(data, start, end):
+        if field[0] == 1:
+            for part in _fields(data, *_sized(field)):
+                if 1 <= part[0] <= 3:
+                    numbers[part[0] - 1] = _number(part)
+    return ".".join(map(str, numbers))
+
+
+def _node(data: bytes, start: int, end: int) -> Node:
+    """Read a Node, and step over its extensions (field 9)."""
+    texts = {1: "", 2: "", 6: "", 7: ""}
+    metadata: dict[str, object] = {}
+    place = {1: "", 2: "", 3: ""}
+    features = set()
+    for field in _fields(data, start, end):
+        match field[0]:
+            case 1 | 2 | 6 | 7:
+                texts[field[0]] = _text(data, field)
+            case 3:
+                metadata |= _struct(data, *_sized(field), 0)
+            case 4:
+                for part in _fields(data, *_sized(field)):
+                    if part[0] in place:
+                        place[part[0]] = _text(data, part)
+            case 8:
+                texts[7] = _build_version(data, *_sized(field))
+            case 10:
+                features.add(_text(data, field))
+    return Node(
+        id=texts[1],
+        cluster=texts[2],
+        metadata=MappingProxyType(metadata),
+        region=place[1],
+        zone=place[2],
+        sub_zone=place[3],
+        user_agent_name=texts[6],
+        user_agent_version=texts[7],
+        client_features=frozenset(features),
+    )
+
+
+def _identity(data: bytes, start: int, end: int) -> tuple[str, str]:
+    """Read no more of a repeated node than who it is: id and cluster come first (N-03)."""
+    found = ["", ""]
+    for field in _fields(data, start, end):
+        if field[0] > 2:
+            break
+        found[field[0] - 1] = _text(data, field)
+    return found[0], found[1]
+
+
+def parse_names(raw: bytes) -> frozenset[str]:
+    """Read consecutive `resource_names` fields."""
+    return frozenset(_text(raw, field) for field in _fields(raw, 0, len(raw)))
+
+
+NamesOf = Callable[[bytes], frozenset[str]]
+
+
+def names_pool() -> NamesOf:
+    """Make a `parse_names` that remembers: equal clients ask for equal lists, and may share one set."""
+    return lru_cache(maxsize=_NAMES_POOL)(parse_names)
+
+
+class RequestReader:
+    """Read the requests of one stream, with a memory of what the stream said before.
+
+    It remembers the node, which comes with the first request and may come with each (N-01, N-03), and per type
+    the raw bytes of the last list of names, so that repeating it costs a comparison of bytes.
+    """
+
+    __slots__ = ("_delta", "_names", "_names_of", "node")
+
+    def __init__(self, *, delta: bool, names_of: NamesOf = parse_names) -> None:
+        self._delta = delta
+        self._names_of = names_of
+        self._names: dict[str, tuple[bytes, frozenset[str]]] = {}
+        self.node: Node | None = None
+
+    def read(self, data: bytes) -> Request:
+        """Read one request.
+
+        Raises:
+            WireError: the bytes are no such request, or the node became another one (N-04).
+        """
+        return self._read_delta(data) if self._delta else self._read_sotw(data)
+
+    def _see_node(self, data: bytes, start: int, end: int) -> None:
+        if self.node is None:
+            self.node = _node(data, start, end)
+        elif (seen := _identity(data, start, end)) != (self.node.id, self.node.cluster) and any(seen):
+            was = (self.node.id, self.node.cluster)
+            raise WireError(f"the node changed from {was} to {seen}; a node keeps id and cluster for a stream")
+
+    def _read_sotw(self, data: bytes) -> SotwRequest:
+        version = type_url = nonce = ""
+        error = None
+        runs: list[bytes] = []
+        at, end = 0, len(data)
+        while at < end:
+            if data[at] == _NAMES_TAG:
+                runs.append(self._repeated(data, at) or data[at : _end_of_names(data, at, end)])
+                at += len(runs[-1])
+                continue
+            field = next(_fields(data, at, end))
+            match field[0]:
+                case 1:
+                    version = _text(data, field)
+                case 2:
+                    self._see_node(data, *_sized(field))
+                case 4:
+                    type_url = _text(data, field)
+                case 5:
+                    nonce = _text(data, field)
+                case 6:
+                    error = _error(data, *_sized(field))
+            at = field[3]
+        names = self._names_for(type_url, runs[0] if len(runs) == 1 else b"".join(runs))
+        return SotwRequest(type_url=type_url, names=names, version=version, nonce=nonce, error=error)
+
+    def _repeated(self, data: bytes, at: int) -> bytes | None:
+        """Recognise a list of names that this stream has sent before."""
+        for raw, _ in self._names.values():
+            if data.startswith(raw, at) and data[at + len(raw) : at + len(raw) + 1] != bytes((_NAMES_TAG,)):
+                return raw
+        return None
+
+    def _names_for(self, type_url: str, raw: bytes) -> frozenset[str]:
+        if not raw:
+            self._names.pop(type_url, None)
+            return frozenset()
+        last = self._names.get(type_url)
+        if last is not None and last[0] == raw:
+            return last[1]
+        names = self._names_of(raw)
+        self._names[type_url] = raw, names
+        return names
+
+    def _read_delta(self, data: bytes) -> DeltaRequest:
+        type_url = nonce = ""
+        error = None
+        subscribe: list[str] = []
+        unsubscribe: list[str] = []
+        versions: dict[str, str] = {}
+        for field in _fields(data, 0, len(data)):
+            match field[0]:
+                case 1:
+                    self._see_node(data, *_sized(field))
+                case 2:
+                    type_url = _text(data, field)
+                case 3:
+                    subscribe.append(_text(data, field))
+                case 4:
+                    unsubscribe.append(_text(data, field))
+                case 5:
+                    name, version = _string_pair(data, *_sized(field))
+                    versions[name] = version
+                case 6:
+                    nonce = _text(data, field)
+                case 7:
+                    error = _error(data, *_sized(field))
+        return DeltaRequest(
+            type_url=type_url,
+            subscribe=tuple(subscribe),
+            unsubscribe=tuple(unsubscribe),
+            initial_versions=MappingProxyType(versions),
+            nonce=nonce,
+            error=error,
+        )
+
+
+def _end_of_names(data: bytes, at: int, end: int) -> int:
+    """Find the end of a run of `resource_names` fields that begins at `at`."""
+    while at < end and data[at] == _NAMES_TAG:
+        size, at = _varint(data, at + 1, end)
+        at += size
+    if at > end:
+        raise WireError(f"field 3 is {at - end} bytes longer than the message")
+    return at
+
+
+# Writing -------------------------------------------------------------------------------------------------
+
+
+def _encoded_varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _block(tag: int, value: bytes) -> bytes:
+    return bytes((tag,)) + _encoded_varint(len(value)) + value
+
+
+def _string(tag: int, value: str) -> bytes:
+    return _block(tag, value.encode()) if value else b""
+
+
+def any_of(type_url: str, body: bytes) -> bytes:
+    """Wrap a message's bytes in a google.protobuf.Any."""
+    return _string(0x0A, type_url) + (_block(0x12, body) if body else b"")
+
+
+class ResponseWriter:
+    """Assemble responses, once for all streams that are told the same.
+
+    Everything but the nonce is shared; the nonce is appended, since protobuf lets fields come in any order.
+    What is remembered is bounded by `budget_bytes`.
+    """
+
+    def __init__(self, identifier: str, *, budget_bytes: int = 32 * 1024 * 1024) -> None:
+        control_plane = _string(0x0A, identifier)
+        self._sotw_tail = _block(0x32, control_plane)
+        self._delta_tail = _block(0x3A, control_plane)
+        self._budget_bytes = budget_bytes
+        self._used_bytes = 0
+        # The key holds identities of resources; the value keeps those resources alive, so they stay theirs.
+        self._ready: OrderedDict[tuple[object, ...], tuple[bytes, tuple[Resource, ...]]] = OrderedDict()
+
+    def write(self, response: Response) -> bytes:
+        """Spell a response."""
+        resources = response.resources
+        key = (response.type_url, response.version, response.delta, response.removed, *map(id, resources))
+        if (ready := self._ready.get(key)) is not None:
+            self._ready.move_to_end(key)
+            body = ready[0]
+        else:
+            body = self._delta(response) if response.delta else self._sotw(response)
+            self._remember(key, body, resources)
+        return body + _string(0x2A, response.nonce)
+
+    def _remember(self, key: tuple[object, ...], body: bytes, resources: tuple[Resource, ...]) -> None:
+        self._ready[key] = body, resources
+        self._used_bytes += len(body)
+        while self._used_bytes > self._budget_bytes and self._ready:
+            _, (dropped, _) = self._ready.popitem(last=False)
+            self._used_bytes -= len(dropped)
+
+    def _sotw(self, response: Response) -> bytes:
+        parts = [_string(0x0A, response.version), _string(0x22, response.type_url), self._sotw_tail]
+        url = _string(0x0A, response.type_url)
+        for resource in response.resources:
+            body = resource.body
+            if body:
+                size = _encoded_varint(len(body))
+                total = len(url) + 1 + len(size) + len(body)
+                parts += (b"\x12", _encoded_varint(total), url, b"\x12", size, body)
+            else:
+                parts.append(_block(0x12, url))
+        return b"".join(parts)
+
+    def _delta(self, response: Response) -> bytes:
+        parts = [_string(0x0A, response.version), _string(0x22, response.type_url), self._delta_tail]
+        parts += (_block(0x32, name.encode()) for name in response.removed)
+        for resource in response.resources:
+            head = _string(0x0A, resource.version) + _string(0x1A, resource.name)
+            packed = any_of(response.type_url, resource.body)
+            size = _encoded_varint(len(packed))
+            total = len(head) + 1 + len(size) + len(packed)
+            parts += (b"\x12", _encoded_varint(total), head, b"\x12", size, packed)
+        return b"".join(parts)
