@@ -43,15 +43,10 @@ class Assignments:
         body = b"".join(chain((frame(1, planned.name.encode()),), _localities(planned.localities, frames)))
         return Resource.of(planned.name, body, parent_version=cluster_version)
 
-    def forget(self, service: str) -> None:
-        """Drop what is remembered of a service that has no cluster any more."""
-        self._frames.pop(service, None)
-
-    def keep_only(self, services: Iterable[str]) -> None:
-        """Drop what is remembered of every other service."""
-        kept = frozenset(services)
-        for service in self._frames.keys() - kept:
-            del self._frames[service]
+    def forget(self, services: Iterable[str]) -> None:
+        """Drop what is remembered of services that have no cluster any more."""
+        for service in services:
+            self._frames.pop(service, None)
 
 
 class _Frames:

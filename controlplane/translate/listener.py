@@ -4,6 +4,7 @@ Its address faces clients that nobody vouches for, so what Envoy recommends for 
 with its reason. There is no access log: it would be Envoy's largest cost, and statistics and traces say more.
 """
 
+import ipaddress
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.core.v3 import Address, Http2ProtocolOptions, HttpProtocolOptions, SocketAddress
@@ -25,7 +26,11 @@ from xds.types import ROUTE, Resource
 
 
 def gateway(host: str, port: int) -> Resource:
-    """Spell the listener on that address; `host` is an IP address (`::` takes IPv4, too)."""
+    """Spell the listener on that address; `::` takes IPv4, too.
+
+    Raises ValueError where `host` is no IP address: Envoy resolves no names for listeners and would refuse it.
+    """
+    ipaddress.ip_address(host)
     encoder = Encoder()
     body = encoder.encode(message(host, port, encoder))
     return Resource.of(GATEWAY, body, refs=[(ROUTE, GATEWAY)])

@@ -1,7 +1,7 @@
 """All resources of a set of planned clusters together: what Envoys are to be told, as one Snapshot.
 
-The publisher and `render` both come through here; the publisher keeps the spellers, whose memory of the last time
-is what makes the next one cheap.
+Spelled from nothing, for `render`, tests and comparisons. The publisher keeps an `Assignments` and a
+`GatewayRoutes` of its own and changes its sets piece by piece; both arrive at the same bytes.
 """
 
 from collections.abc import Iterable
@@ -16,31 +16,18 @@ from controlplane.translate.route import GatewayRoutes
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, ResourceSet, Snapshot
 
 
-class Spellers:
-    """Hold what spells the resources that depend on the services, and remembers their parts."""
-
-    def __init__(self) -> None:
-        self.assignments = Assignments()
-        self.routes = GatewayRoutes()
-
-    def snapshot(self, planned: Iterable[plan.Cluster], *, gateway: Resource, revision: str = "") -> Snapshot:
-        """Spell everything, and forget the services that are not planned any more.
-
-        `gateway` is the listener, spelled once for each address that a group of nodes is given.
-        """
-        by_name = {each.name: each for each in sorted(planned, key=lambda each: each.name)}
-        self.assignments.keep_only(by_name)
-        clusters = ResourceSet(cluster(each) for each in by_name.values())
-        assignments = ResourceSet(
-            self.assignments.assignment(each, clusters[each.name].version) for each in by_name.values()
-        )
-        by_type = {
-            CLUSTER: clusters,
-            ENDPOINT: assignments,
-            LISTENER: ResourceSet([gateway]),
-            ROUTE: ResourceSet([self.routes.resource(by_name.values())]),
-        }
-        return Snapshot(MappingProxyType(by_type), revision)
+def snapshot(planned: Iterable[plan.Cluster], *, gateway: Resource, revision: str = "") -> Snapshot:
+    """Spell everything that Envoys are told; `gateway` is the listener of their group."""
+    by_name = {each.name: each for each in sorted(planned, key=lambda each: each.name)}
+    assignments = Assignments()
+    clusters = ResourceSet(cluster(each) for each in by_name.values())
+    by_type = {
+        CLUSTER: clusters,
+        ENDPOINT: ResourceSet(assignments.assignment(each, clusters[each.name].version) for each in by_name.values()),
+        LISTENER: ResourceSet([gateway]),
+        ROUTE: ResourceSet([GatewayRoutes().resource(by_name.values())]),
+    }
+    return Snapshot(MappingProxyType(by_type), revision)
 
 
 def warm_up() -> None:
@@ -63,4 +50,4 @@ def warm_up() -> None:
         plan.Cluster(name=ServiceName(f"s{number}"), policy=policy, localities=(group,), decisions=())
         for number, policy in enumerate(policies)
     )
-    Spellers().snapshot(clusters, gateway=listener.gateway("127.0.0.1", 1))
+    snapshot(clusters, gateway=listener.gateway("127.0.0.1", 1))
