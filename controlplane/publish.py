@@ -102,7 +102,7 @@ class Publisher:
             self._add_group(group)
         return group
 
-    async def run(self, first_state: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, first_state: Callable[[], Awaitable[None]], on_ready: Callable[[], Awaitable[None]]) -> None:
         """Publish the first snapshot once `first_state` returns, then every change, until cancelled."""
         self._live.subscribe(self._on_change)
         await first_state()
@@ -114,6 +114,7 @@ class Publisher:
         self._debounce.published(self._clock())
         self._add_group(self._default_group)
         self.ready = True
+        await on_ready()
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -182,7 +183,8 @@ class Publisher:
             assignments.append(assignment)
             if made is not None:
                 clusters.append(made)
-        self._assignments.forget(gone)
+        for name in gone:
+            self._assignments.forget(name)
         self._sets = {
             **self._sets,
             CLUSTER: _replaced(self._sets[CLUSTER], clusters, gone),
@@ -212,6 +214,10 @@ class Publisher:
         if routes:
             route = self._routes.resource(self._planned.values())
             self._sets = {**self._sets, ROUTE: _replaced(self._sets[ROUTE], [route], [])}
+        wanted = {self._default_group, *self._cache.watched()}
+        for group in [group for group in self._listeners if group not in wanted]:
+            del self._listeners[group]
+            self._cache.drop(group)
         for group in self._listeners:
             self._cache.set(group, self._snapshot(group))
         self._observer.published(reason, self._live.revision, self._clock() - started)

@@ -1,0 +1,364 @@
+"""The composition root: settings become objects, wired in the order data flows, started and stopped in order.
+
+The core reports by returning events; metrics and logs subscribe here and nowhere else.
+"""
+
+import asyncio
+import random
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+
+import aiohttp
+import grpc
+import structlog
+from aiohttp import web
+from grpc_health.v1 import health as grpc_health
+from grpc_health.v1 import health_pb2
+
+from controlplane import api
+from controlplane.catalog import Change
+from controlplane.debounce import Debounce
+from controlplane.health.grpc import GrpcProbe
+from controlplane.health.http import HttpProbe
+from controlplane.health.monitor import HealthMonitor
+from controlplane.health.script import ScriptProbe, script_problem
+from controlplane.health.tcp import TcpProbe
+from controlplane.live import LiveCatalog
+from controlplane.model import (
+    CheckType,
+    DeleteInstance,
+    InstanceKey,
+    Judged,
+    PutInstance,
+    Resolved,
+    is_address,
+)
+from controlplane.pick import Picker
+from controlplane.publish import Publisher
+from controlplane.readiness import Readiness
+from controlplane.registry.journal import Journal, JournalError
+from controlplane.registry.memory import MemoryRegistry
+from controlplane.resolver import Resolver, system_resolve
+from controlplane.settings import Settings
+from controlplane.telemetry.metrics import Metrics
+from controlplane.translate.snapshot import warm_up
+from controlplane.verdicts import VerdictWriter
+from xds.cache import SnapshotCache
+from xds.protocol import Acked, Event, Nacked, Sent, Subscribed
+from xds.server import StreamInfo, XdsServer
+from xds.status import Status
+
+DRAIN_S = 2.0
+"""How long streams are given to end, one after another, when the process stops."""
+
+
+class StartError(Exception):
+    """Report why the control plane cannot start, and what would help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Give access to a control plane that runs: the ports it is bound to and what it knows."""
+
+    service_port: int
+    xds_port: int
+    live: LiveCatalog
+    readiness: Readiness
+
+
+@asynccontextmanager
+async def control_plane(settings: Settings) -> AsyncIterator[Running]:
+    """Run a control plane for as long as the block lasts.
+
+    On leaving, readiness goes first, then streams end spread over `DRAIN_S`, then REST, last the journal.
+
+    Raises StartError, alone or in a group, before the block is entered; a group where a background part fails.
+    """
+    warm_up()
+    log = structlog.get_logger("controlplane")
+    version = installed_version("service-discovery-controlplane")
+    epoch = secrets.token_hex(4)
+    live = LiveCatalog(epoch=epoch, checks_enabled=settings.health_check_enabled)
+    readiness = Readiness()
+    metrics = Metrics(live, version=version)
+    cache = SnapshotCache()
+    status = Status(clock=time.time)
+
+    async with AsyncExitStack() as stack:
+        registry = MemoryRegistry(journal=await _journal(settings, stack))
+        verdicts = VerdictWriter(registry, lambda error: log.warning("verdict.unsaved", error=str(error)))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar())
+        )
+
+        def judged(event: Judged) -> None:
+            change = live.apply(event)
+            if change is not None:
+                verdicts.add(event)
+                log.info(
+                    "health.verdict",
+                    instance=str(event.key),
+                    status=event.verdict.status,
+                    reason=event.verdict.reason,
+                    revision=live.label(change.revision),
+                )
+
+        monitor = HealthMonitor(
+            probes={
+                CheckType.HTTP: HttpProbe(session),
+                CheckType.TCP: TcpProbe(),
+                CheckType.GRPC: GrpcProbe(),
+                CheckType.SCRIPT: ScriptProbe(settings.health_check_scripts_dir),
+            },
+            default_interval_s=settings.health_check_interval,
+            default_timeout_s=settings.health_check_timeout,
+            emit=judged,
+            on_check=lambda kind, outcome: metrics.health_check(kind, outcome.latency_s),
+            random=random.Random(),  # noqa: S311 - jitter
+            clock=time.monotonic,
+            wall_clock=time.time,
+        )
+        resolver = Resolver(emit=live.apply, resolve=system_resolve, clock=time.monotonic)
+        live.subscribe(_Checks(live, monitor, resolver).on_change)
+        publisher = Publisher(
+            live=live,
+            cache=cache,
+            gateway_host=settings.gateway_host,
+            gateway_port=settings.gateway_port,
+            observer=_PublicationObserver(metrics),
+            clock=time.monotonic,
+            debounce=Debounce(),
+        )
+        readiness.add(f"registry/{registry.name}", lambda: _unless(registry.name in live.current.synced, "not in sync"))
+        readiness.add("dns", lambda: _unless(not resolver.pending(), f"{resolver.pending()} names not resolved yet"))
+        readiness.add("health", lambda: _unless(not monitor.pending(), f"waiting for {monitor.pending()} first checks"))
+        readiness.add("snapshot", lambda: _unless(publisher.ready, "nothing has been published yet"))
+
+        grpc_status = grpc_health.aio.HealthServicer()
+        server = XdsServer(
+            cache,
+            group_of=publisher.group_of,
+            ready=lambda: publisher.ready,
+            identifier=f"{settings.service_name}/{epoch} {version}",
+            on_event=_StreamObserver(status, metrics).on_event,
+            handlers=[_grpc_health_handler(grpc_status)],
+        )
+        app = api.build(
+            api.Context(
+                live=live,
+                registry=registry,
+                picker=Picker(random=random.Random(), clock=time.monotonic),  # noqa: S311 - nothing secret
+                reports=monitor,
+                readiness=readiness,
+                metrics=metrics if settings.metrics_enabled else None,
+                script_problem=lambda check: script_problem(check, settings.health_check_scripts_dir),
+                health_defaults=api.HealthDefaults(
+                    interval=settings.health_check_interval, timeout=settings.health_check_timeout
+                ),
+                proxies=status,
+                version=version,
+                report_error=lambda error, request_id: log.error("http.error", request_id=request_id, exc_info=error),
+                monotonic=time.monotonic,
+                random=random.random,
+                request_id=lambda: secrets.token_hex(8),
+            )
+        )
+
+        async def first_state() -> None:
+            while registry.name not in live.current.synced:
+                await live.wait()
+            await resolver.first_round()
+            await monitor.first_round()
+
+        async def publish() -> None:
+            await publisher.run(first_state, on_ready=on_ready)
+
+        async def on_ready() -> None:
+            await grpc_status.set("", health_pb2.HealthCheckResponse.SERVING)
+            log.info("ready", revision=live.revision, services=len(live.current.services))
+
+        await grpc_status.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(part, name=name)
+                for name, part in (
+                    ("registry", registry.run(live.apply)),
+                    ("verdicts", verdicts.run()),
+                    ("resolver", resolver.run()),
+                    ("monitor", monitor.run()),
+                    ("publisher", publish()),
+                )
+            ]
+            try:
+                async with _xds(server, settings, grpc_status) as xds_port, _rest(app, settings) as service_port:
+                    log.info("started", service_port=service_port, xds_port=xds_port, version=version, epoch=epoch)
+                    try:
+                        yield Running(service_port=service_port, xds_port=xds_port, live=live, readiness=readiness)
+                    finally:
+                        readiness.draining = True
+                        log.info("stopping", drain_s=DRAIN_S)
+            finally:
+                for task in background:
+                    task.cancel()
+
+
+async def _journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
+    if settings.data_dir is None:
+        return None
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        return await stack.enter_async_context(Journal.open(settings.data_dir))
+    except (JournalError, OSError) as error:
+        raise StartError(f"DATA_DIR {settings.data_dir}: {error}") from error
+
+
+@asynccontextmanager
+async def _xds(server: XdsServer, settings: Settings, health: grpc_health.aio.HealthServicer) -> AsyncIterator[int]:
+    try:
+        port = await server.start(settings.xds_host, settings.xds_port)
+    except RuntimeError as error:
+        raise StartError(f"XDS_PORT: {error}") from error
+    try:
+        yield port
+    finally:
+        await health.enter_graceful_shutdown()
+        await server.stop(DRAIN_S)
+
+
+@asynccontextmanager
+async def _rest(app: web.Application, settings: Settings) -> AsyncIterator[int]:
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, settings.service_host, settings.service_port).start()
+        except OSError as error:
+            where = f"{settings.service_host}:{settings.service_port}"
+            raise StartError(f"SERVICE_PORT: cannot listen on {where}: {error.strerror or error}") from error
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+def _grpc_health_handler(servicer: grpc_health.aio.HealthServicer) -> grpc.GenericRpcHandler:
+    """Make the health service a handler for the xDS server, which owns the port."""
+    return grpc.method_handlers_generic_handler(
+        "grpc.health.v1.Health",
+        {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                servicer.Check,
+                request_deserializer=health_pb2.HealthCheckRequest.FromString,
+                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+            ),
+            "Watch": grpc.unary_stream_rpc_method_handler(
+                servicer.Watch,
+                request_deserializer=health_pb2.HealthCheckRequest.FromString,
+                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+            ),
+        },
+    )
+
+
+def _unless(ok: bool, reason: str) -> str | None:
+    return None if ok else reason
+
+
+class _Checks:
+    """Tell the monitor and the resolver what there is to check and to resolve."""
+
+    def __init__(self, live: LiveCatalog, monitor: HealthMonitor, resolver: Resolver) -> None:
+        self._live = live
+        self._monitor = monitor
+        self._resolver = resolver
+        self._names: dict[InstanceKey, str] = {}
+        self._users: Counter[str] = Counter()
+
+    def on_change(self, change: Change) -> None:
+        match change.event:
+            case PutInstance(instance=instance):
+                self._resolve(instance.key, None if is_address(instance.host) else instance.host)
+                self._check(instance.key)
+            case DeleteInstance(key=key):
+                self._resolve(key, None)
+                self._monitor.forget(key)
+            case Resolved(host=host):
+                for key in [key for key, name in self._names.items() if name == host]:
+                    self._check(key)
+            case _:
+                pass
+
+    def _check(self, key: InstanceKey) -> None:
+        entry = self._live.current.entry(key)
+        if entry is None or not entry.checked:
+            self._monitor.forget(key)
+        else:
+            self._monitor.watch(entry.instance, self._live.current.address_of(entry.instance), entry.verdict)
+
+    def _resolve(self, key: InstanceKey, name: str | None) -> None:
+        old = self._names.get(key)
+        if old == name:
+            return
+        if name is None:
+            del self._names[key]
+        else:
+            self._names[key] = name
+            self._users[name] += 1
+            self._resolver.watch(name)
+        if old is not None:
+            self._users[old] -= 1
+            if not self._users[old]:
+                del self._users[old]
+                self._resolver.forget(old)
+
+
+class _PublicationObserver:
+    """Turn what the publisher reports into metrics and logs."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._log = structlog.get_logger("controlplane.publish")
+
+    def published(self, reason: str, revision: str, duration_s: float) -> None:
+        self._metrics.publication(reason)
+        self._log.debug("published", reason=reason, revision=revision, duration_s=round(duration_s, 6))
+
+    def refused(self, service: str, problems: list[str]) -> None:
+        self._log.error("publish.refused", service=service, problems=problems)
+
+
+class _StreamObserver:
+    """Turn what clients say on their streams into their status, metrics and logs."""
+
+    def __init__(self, status: Status, metrics: Metrics) -> None:
+        self._status = status
+        self._metrics = metrics
+        self._log = structlog.get_logger("xds")
+
+    def on_event(self, info: StreamInfo, event: Event) -> None:
+        self._status.on_event(info, event)
+        match event:
+            case Nacked():
+                self._metrics.xds_request(event.type_url, "nack")
+                self._log.warning(
+                    "xds.nack",
+                    node_id=info.node.id,
+                    type=event.type_url,
+                    names=event.names,
+                    revision=event.revision,
+                    error=event.message,
+                )
+            case Acked():
+                self._metrics.xds_request(event.type_url, "ack")
+                if event.offered_at is not None:
+                    self._metrics.xds_acked(event.type_url, time.monotonic() - event.offered_at)
+            case Subscribed():
+                self._metrics.xds_request(event.type_url, "subscribe")
+            case Sent():
+                self._metrics.xds_response(event.type_url)
+            case _:
+                pass
