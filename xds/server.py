@@ -19,7 +19,10 @@ import grpc.aio
 from xds import wire
 from xds.cache import Changes, SnapshotCache
 from xds.protocol import ORDER, Event, Request, Response, Row, Sent, Stream, one_row
+from xds.status import StreamInfo
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Resource, Snapshot
+
+__all__ = ["MAX_REQUEST_BYTES", "StreamInfo", "XdsServer"]
 
 MAX_REQUEST_BYTES = 64 * 1024 * 1024  # 40,000 names in one request are normal after a restart (F-03)
 
@@ -45,19 +48,6 @@ _OPTIONS = (
 )
 
 Context = Any  # grpc.aio.ServicerContext: grpcio ships no types
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamInfo:
-    """Identify a stream towards whoever listens: who, how, and a view of what the client holds."""
-
-    id: int
-    node: Node
-    group: Hashable
-    peer: str
-    delta: bool
-    type_url: str  # empty for ADS
-    held: Callable[[str], Mapping[str, Resource]] = field(repr=False, compare=False)
 
 
 class _Refusal(Exception):
@@ -299,13 +289,13 @@ class XdsServer:
     async def _write(self, call: _Call, reading: asyncio.Task[None]) -> None:
         """Send whatever may be sent, and wait for a reason to look again."""
         deadlines: dict[str, tuple[str, float]] = {}  # type -> nonce, until when it may hold others up
-        while not call.half_closed:
+        while True:
             call.wake.clear()
             for response in call.stream.responses():
                 await self._send(call, response)
                 if call.ending:
                     break
-            if call.ending and call.responded:
+            if call.half_closed or (call.ending and call.responded):
                 break
             if call.ending:
                 raise _Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; it had no answer yet")

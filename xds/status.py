@@ -1,0 +1,270 @@
+"""What every connected proxy asks for, was sent, holds and refused: the per-proxy picture behind `/proxies`, CSDS
+and the CLI.
+
+Fed by the server's events, read by whoever wants to know. Not a log and not a history: one entry per type and
+stream, gone with the stream, so its size is that of the fleet. It decides nothing.
+"""
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+from xds.protocol import Acked, Closed, Event, Ignored, Nacked, Outdated, Sent, Subscribed
+from xds.types import Node, Resource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInfo:
+    """Identify a stream towards whoever listens: who, how, and a view of what the client holds."""
+
+    id: int
+    node: Node
+    group: Hashable
+    peer: str
+    delta: bool
+    type_url: str  # empty for ADS
+    held: Callable[[str], Mapping[str, Resource]] = field(repr=False, compare=False)
+
+
+class State(Enum):
+    """Say how a type stands between server and client; the names are CSDS's (Q-02)."""
+
+    NOT_SENT = "NOT_SENT"
+    STALE = "STALE"
+    SYNCED = "SYNCED"
+    ERROR = "ERROR"
+
+
+_WORST_FIRST = (State.ERROR, State.STALE, State.NOT_SENT, State.SYNCED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Keep a client's last NACK of a type, in its own words. `at` is wall-clock seconds."""
+
+    code: int
+    message: str
+    version: str
+    names: tuple[str, ...]
+    revision: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeStatus:
+    """Show one type on one stream. Times are wall-clock seconds, None for what has not happened."""
+
+    type_url: str
+    state: State
+    wildcard: bool
+    names: int
+    known: bool
+    sent_version: str = ""
+    sent_revision: str = ""
+    sent_at: float | None = None
+    acked_version: str = ""
+    acked_revision: str = ""
+    acked_at: float | None = None
+    refused: tuple[str, ...] = ()
+    last_nack: Refusal | None = None
+    nacks: int = 0
+    outdated: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """Show one stream of a proxy."""
+
+    info: StreamInfo
+    connected_at: float
+    types: Mapping[str, TypeStatus]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyStatus:
+    """Show one proxy: a node id, and all the streams that it has open (T-08)."""
+
+    node: Node
+    group: Hashable
+    connected_at: float
+    streams: tuple[StreamStatus, ...]
+
+    @property
+    def state(self) -> State:
+        """Sum up: the worst state of any type."""
+        states = {each.state for stream in self.streams for each in stream.types.values()}
+        return next((state for state in _WORST_FIRST if state in states), State.NOT_SENT)
+
+    @property
+    def synced(self) -> bool:
+        """Say whether the proxy has acknowledged everything that it asked for."""
+        return self.state is State.SYNCED
+
+    @property
+    def types(self) -> Mapping[str, TypeStatus]:
+        """Show each type once: as on the stream that was opened last."""
+        merged: dict[str, TypeStatus] = {}
+        for stream in self.streams:
+            merged |= stream.types
+        return MappingProxyType(merged)
+
+    def held(self, type_url: str) -> Mapping[str, Resource]:
+        """Return what the proxy has acknowledged of a type, over all its streams."""
+        found: dict[str, Resource] = {}
+        for stream in self.streams:
+            found |= stream.info.held(type_url)
+        return MappingProxyType(found)
+
+
+@dataclass(slots=True)
+class _Type:
+    """Collect what happened to one type of one stream."""
+
+    subscribed: Subscribed
+    sent: Sent | None = None
+    sent_at: float | None = None
+    acked: Acked | None = None
+    acked_at: float | None = None
+    nack: Refusal | None = None
+    nacks: int = 0
+    outdated: int = 0
+    unanswered: bool = False
+    failed: bool = False
+
+    def state(self) -> State:
+        if self.failed:
+            return State.ERROR
+        if self.sent is None:
+            return State.NOT_SENT
+        behind = self.unanswered or self.acked is None or not self.acked.settled
+        return State.STALE if behind else State.SYNCED
+
+
+@dataclass(slots=True)
+class _Stream:
+    info: StreamInfo
+    connected_at: float
+    types: dict[str, _Type] = field(default_factory=dict)
+
+
+class Status:
+    """Listen to a server and remember the present.
+
+    Args:
+        clock: seconds since the epoch, for what people read.
+        monotonic: the server's clock, for durations.
+        on_propagated: told for each ACK of a change how long it took from `SnapshotCache.set` to the ACK, in
+            seconds, with the revision and type; answers to requests are left out, since nothing changed (law 10).
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float] = time.monotonic,
+        on_propagated: Callable[[StreamInfo, Acked, float], None] = lambda _info, _acked, _seconds: None,
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._on_propagated = on_propagated
+        self._streams: dict[int, _Stream] = {}
+        self._by_node: dict[str, dict[int, _Stream]] = {}
+
+    def on_event(self, info: StreamInfo, event: Event) -> None:
+        """Take note of an event; pass this to the server."""
+        stream = self._streams.get(info.id)
+        if isinstance(event, Closed):
+            self._drop(info)
+            return
+        if stream is None:
+            stream = self._streams[info.id] = _Stream(info, self._clock())
+            self._by_node.setdefault(info.node.id, {})[info.id] = stream
+        if isinstance(event, Subscribed):
+            if (known := stream.types.get(event.type_url)) is not None:
+                known.subscribed = event
+            else:
+                stream.types[event.type_url] = _Type(event)
+            return
+        if (seen := stream.types.get(event.type_url)) is not None:
+            self._note(info, seen, event)
+
+    def _note(self, info: StreamInfo, seen: _Type, event: Sent | Acked | Nacked | Ignored | Outdated) -> None:
+        match event:
+            case Sent():
+                seen.sent, seen.sent_at, seen.unanswered = event, self._clock(), True
+            case Acked():
+                seen.acked, seen.acked_at, seen.unanswered = event, self._clock(), False
+                seen.failed = bool(event.refused)
+                if event.offered_at is not None:
+                    self._on_propagated(info, event, self._monotonic() - event.offered_at)
+            case Nacked():
+                seen.unanswered, seen.failed, seen.nacks = False, True, seen.nacks + 1
+                seen.nack = Refusal(
+                    code=event.code,
+                    message=event.message,
+                    version=event.version,
+                    names=event.names,
+                    revision=event.revision,
+                    at=self._clock(),
+                )
+            case Ignored():
+                seen.unanswered = False
+            case Outdated():
+                seen.outdated += 1
+
+    def _drop(self, info: StreamInfo) -> None:
+        self._streams.pop(info.id, None)
+        of_node = self._by_node.get(info.node.id, {})
+        of_node.pop(info.id, None)
+        if not of_node:
+            self._by_node.pop(info.node.id, None)
+
+    def proxies(self) -> tuple[ProxyStatus, ...]:
+        """List the connected proxies by node id."""
+        return tuple(self._proxy(self._by_node[node_id]) for node_id in sorted(self._by_node))
+
+    def proxy(self, node_id: str) -> ProxyStatus | None:
+        """Return a connected proxy, or None."""
+        streams = self._by_node.get(node_id)
+        return self._proxy(streams) if streams else None
+
+    def __len__(self) -> int:
+        return len(self._by_node)
+
+    @staticmethod
+    def _proxy(streams: Mapping[int, _Stream]) -> ProxyStatus:
+        ordered = [streams[key] for key in sorted(streams)]
+        newest = ordered[-1].info
+        return ProxyStatus(
+            node=newest.node,
+            group=newest.group,
+            connected_at=min(stream.connected_at for stream in ordered),
+            streams=tuple(_stream_status(stream) for stream in ordered),
+        )
+
+
+def _stream_status(stream: _Stream) -> StreamStatus:
+    types = {url: _type_status(each) for url, each in sorted(stream.types.items())}
+    return StreamStatus(info=stream.info, connected_at=stream.connected_at, types=MappingProxyType(types))
+
+
+def _type_status(seen: _Type) -> TypeStatus:
+    return TypeStatus(
+        type_url=seen.subscribed.type_url,
+        state=seen.state(),
+        wildcard=seen.subscribed.wildcard,
+        names=seen.subscribed.names,
+        known=seen.subscribed.known,
+        sent_version=seen.sent.version if seen.sent is not None else "",
+        sent_revision=seen.sent.revision if seen.sent is not None else "",
+        sent_at=seen.sent_at,
+        acked_version=seen.acked.version if seen.acked is not None else "",
+        acked_revision=seen.acked.revision if seen.acked is not None else "",
+        acked_at=seen.acked_at,
+        refused=seen.acked.refused if seen.acked is not None else (),
+        last_nack=seen.nack,
+        nacks=seen.nacks,
+        outdated=seen.outdated,
+    )
