@@ -1,0 +1,151 @@
+"""What an Envoy is started with: a bootstrap, as commented YAML, that takes everything else from the control plane.
+
+Text rather than a message, because people read it, copy it and change it; `envoy/bootstrap-*.yaml` are two of its
+outputs. Everything that comes from outside is quoted: to YAML, a node id of `n` is false and `1e3` is a number.
+"""
+
+import ipaddress
+from typing import Literal
+
+import yaml
+
+_TEMPLATE = """\
+# Envoy's bootstrap: who it is, and where it takes everything else from.
+# {protocol_words}
+{node}\
+admin:
+  # Statistics, readiness (/ready) and the configuration in force. It can stop Envoy: keep it off public networks.
+  address: {admin_address}
+  ignore_global_conn_limit: true # to be reached when the limit below is
+
+dynamic_resources:
+  # One stream for everything keeps the order of changes: a cluster before the routes to it, and gone after them.
+  ads_config:
+    api_type: {api_type}
+    transport_api_version: V3
+    set_node_on_first_message_only: true # the node description is 60 kB; once a stream is enough
+    grpc_services:
+    - envoy_grpc:
+        cluster_name: xds_cluster
+        retry_policy:
+          # Left to itself Envoy pauses for up to 30 s before it looks for a control plane that has come back.
+          retry_back_off: {{ base_interval: 0.5s, max_interval: 10s }}
+  # A timeout of 0 waits for ever. With Envoy's default, 15 s, an Envoy that cannot reach the control plane would
+  # call itself ready while it has no listener, and whatever balances over Envoys would send it traffic.
+  cds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+
+cluster_manager:
+  # Reports each cluster's requests and errors back to the control plane (LRS).
+  load_stats_config:
+    api_type: GRPC
+    transport_api_version: V3
+    grpc_services:
+    - envoy_grpc: {{ cluster_name: xds_cluster }}
+
+static_resources:
+  clusters:
+  # The control plane. No service can have this name: service names hold no underscore.
+  - name: xds_cluster
+{discovery}\
+    connect_timeout: 5s
+    load_assignment:
+      cluster_name: xds_cluster
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address: {xds_address}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config:
+          http2_protocol_options:
+            # Finds out within 35 s that the control plane's machine is gone, when no packet says so.
+            connection_keepalive: {{ interval: 30s, timeout: 5s }}
+
+overload_manager:
+  resource_monitors:
+  # Without a limit, connections end where memory or file descriptors do.
+  - name: envoy.resource_monitors.global_downstream_max_connections
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig
+      max_active_downstream_connections: 50000
+"""  # noqa: E501 - a type URL cannot be broken
+
+_PROTOCOLS = {
+    "delta": ("DELTA_GRPC", "Delta xDS: only what changed is sent."),
+    "sotw": ("GRPC", "State of the world: each response holds all resources of its type."),
+}
+
+
+def bootstrap(
+    *,
+    node_id: str | None,
+    cluster: str | None,
+    xds_host: str,
+    xds_port: int,
+    protocol: Literal["delta", "sotw"],
+    admin_host: str,
+    admin_port: int,
+    gateway_port: int | None,
+) -> str:
+    """Write a bootstrap.
+
+    `node_id` and `cluster` None leave them to Envoy's command line (--service-node, --service-cluster).
+    `gateway_port` makes this Envoy's gateway listen there in place of the control plane's GATEWAY_PORT.
+
+    Raises ValueError where `admin_host` is neither an IP address nor `localhost`: Envoy resolves no names there.
+    """
+    if admin_host == "localhost":
+        admin_host = "127.0.0.1"
+    if not _is_ip_address(admin_host):
+        raise ValueError(f"Envoy's admin page needs an IP address to listen on, not {admin_host!r}")
+    api_type, words = _PROTOCOLS[protocol]
+    return _TEMPLATE.format(
+        protocol_words=words,
+        node=_node(node_id, cluster, gateway_port),
+        admin_address=_address(admin_host, admin_port),
+        api_type=api_type,
+        discovery=_discovery(xds_host),
+        xds_address=_address(xds_host, xds_port),
+    )
+
+
+def _node(node_id: str | None, cluster: str | None, gateway_port: int | None) -> str:
+    lines = []
+    if node_id is not None:
+        lines.append(f"  id: {_quoted(node_id)}\n")
+    if cluster is not None:
+        lines.append(f"  cluster: {_quoted(cluster)}\n")
+    if gateway_port is not None:
+        lines.append("  # where this Envoy's gateway listens, so that several can share a machine\n")
+        lines.append(f"  metadata: {{ gateway_port: {gateway_port} }}\n")
+    return (
+        "".join(("\nnode:\n", *lines, "\n"))
+        if lines
+        else "# Its node id and cluster come from Envoy's command line.\n\n"
+    )
+
+
+def _discovery(host: str) -> str:
+    if _is_ip_address(host):
+        return "    type: STATIC\n"
+    # The addresses of a name are looked up again and again: a control plane that has moved is found.
+    return "    type: STRICT_DNS\n    dns_lookup_family: V4_PREFERRED\n"
+
+
+def _address(host: str, port: int) -> str:
+    return f"{{ socket_address: {{ address: {_quoted(host)}, port_value: {port} }} }}"
+
+
+def _quoted(text: str) -> str:
+    """Quote a scalar; the emitter knows what must be escaped."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).rstrip("\n")
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,27 @@
+"""Ask the real Envoy whether it would take a configuration."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from controlplane.local_envoy import EnvoyMissing, envoy_binary
+
+
+def complaints(config: Path, *arguments: str) -> str:
+    """Return what Envoy says against a configuration file: its warnings, or why it refuses; empty = accepted.
+
+    Skips the test where no Envoy is installed.
+    """
+    try:
+        binary = envoy_binary()
+    except EnvoyMissing as missing:
+        pytest.skip(str(missing))
+    done = subprocess.run(
+        [binary, "--mode", "validate", "-c", config, "--log-level", "warning", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.stderr if done.returncode == 0 else f"refused ({done.returncode}): {done.stdout}{done.stderr}"
