@@ -1,0 +1,71 @@
+"""A service that registers itself, keeps its lease alive and deregisters when it stops.
+
+python examples/self_registering_service/main.py --name greeter [--id greeter-1] [--control-plane URL]
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+
+import aiohttp
+from aiohttp import web
+
+TTL_S = 15
+
+
+async def main(name: str, id: str | None, control_plane: str) -> None:  # noqa: A002
+    """Serve until a signal comes."""
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.Response(text=f"{name} greets {request.query.get('who', 'you')}\n")
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    app = web.Application()
+    app.add_routes([web.get("/health", healthy), web.get("/{path:.*}", hello)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    instance = {
+        "name": name,
+        "host": "127.0.0.1",
+        "port": port,
+        "ttl": TTL_S,
+        "tags": ["example"],
+        "health_check": {"type": "http", "http_path": "/health", "interval": 5, "timeout": 2},
+        **({"id": id} if id else {}),
+    }
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with aiohttp.ClientSession(control_plane, timeout=timeout, raise_for_status=True) as client:
+        async with client.post("/api/v1/services", json=instance) as answer:
+            where = answer.headers["Location"]
+        print(f"registered as {where}, serving on port {port}", flush=True)
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(TTL_S / 3):
+                    await stop.wait()
+            except TimeoutError:
+                async with client.put(f"{where}/heartbeat"):
+                    pass
+        # Out of the load balancer first, then out of the world: requests on their way still get an answer.
+        async with client.delete(where):
+            pass
+        print("deregistered", flush=True)
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", default="greeter")
+    parser.add_argument("--id")
+    parser.add_argument("--control-plane", default="http://127.0.0.1:8090")
+    arguments = parser.parse_args()
+    sys.exit(asyncio.run(main(arguments.name, arguments.id, arguments.control_plane)))
