@@ -89,8 +89,8 @@ class Encoder:
         values = message.__dict__  # by-passes the warnings that reading a deprecated field gives
         parts = [
             write(value)
-            for name, zero_is_unset, write in fields
-            if (value := values[name]) is not None and (value or not zero_is_unset)
+            for name, explicit, write in fields
+            if (value := values[name]) is not None and (explicit or value)  # a message's own truth is slow to tell
         ]
         parts.append(message._unknown_fields)
         return b"".join(parts)
@@ -100,14 +100,14 @@ class Encoder:
         return protobuf.Any(type_url=default_message_pool.type_to_url[type(message)], value=self.encode(message))
 
     def _compile(self, cls: type[Message]) -> tuple[tuple[str, bool, Write], ...]:
-        """Turn a class's metadata into (attribute, whether zero means unset, writer), in the stock order."""
+        """Turn a class's metadata into (attribute, whether zero is written too, writer), in the stock order."""
         fields = []
         described: Any = cls  # betterproto2's annotation of this class property admits no class
         for name, meta in described._betterproto.meta_by_field_name.items():
             explicit = bool(meta.optional or meta.group) or (
                 meta.proto_type == betterproto2.TYPE_MESSAGE and not meta.repeated
             )
-            fields.append((name, not explicit, self._field(meta)))
+            fields.append((name, explicit, self._field(meta)))
         self._compiled[cls] = compiled = tuple(fields)
         return compiled
 
