@@ -7,7 +7,9 @@ Building and encoding the message instead takes a hundred times as long.
 
 import struct
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, compress, count, islice
+from operator import is_not
 
 from controlplane import plan
 from controlplane.model import HealthStatus, Locality, MetadataValue
@@ -28,61 +30,72 @@ _HEALTH = {
 class Assignments:
     """Spell load assignments, remembering the bytes of the endpoints that each service has now.
 
-    An endpoint object seen in the service's last assignment costs a look-up by identity, one that was planned anew
-    from the same instance a comparison, any other a fresh encoding. What is gone is forgotten.
+    What a service's last assignment began and ended with costs a comparison by identity. In between, an endpoint
+    planned anew from the same instance costs a comparison by value, any other a fresh encoding. What is gone is
+    forgotten.
     """
 
     def __init__(self) -> None:
-        self._frames: dict[str, _Frames] = {}
+        self._spelled: dict[str, _Spelled] = {}
+
+    def __len__(self) -> int:
+        """Return how many endpoints are remembered."""
+        return sum(len(spelled.endpoints) for spelled in self._spelled.values())
 
     def assignment(self, planned: plan.Cluster, cluster_version: str) -> Resource:
         """Spell the assignment of a cluster; its version changes with the cluster's, too (law 8)."""
-        remembered = self._frames.get(planned.name)
         endpoints = tuple(chain.from_iterable(group.endpoints for group in planned.localities))
-        frames = self._frames[planned.name] = _Frames(endpoints, remembered)
-        body = b"".join(chain((frame(1, planned.name.encode()),), _localities(planned.localities, frames)))
+        spelled = _spell(endpoints, self._spelled.get(planned.name, _NOTHING))
+        self._spelled[planned.name] = spelled
+        groups = _localities(planned.localities, iter(spelled.frames))
+        body = b"".join(chain((frame(1, planned.name.encode()),), groups))
         return Resource.of(planned.name, body, parent_version=cluster_version)
 
     def forget(self, services: Iterable[str]) -> None:
         """Drop what is remembered of services that have no cluster any more."""
         for service in services:
-            self._frames.pop(service, None)
+            self._spelled.pop(service, None)
 
 
-class _Frames:
-    """Hold the endpoints of one assignment with their bytes. Holding the endpoints keeps their ids theirs."""
+@dataclass(frozen=True, slots=True)
+class _Spelled:
+    """Hold the endpoints of an assignment and, in the same order, their bytes."""
 
-    __slots__ = ("_by_identity", "_endpoints")
-
-    def __init__(self, endpoints: tuple[plan.Endpoint, ...], before: "_Frames | None") -> None:
-        self._endpoints = endpoints
-        if before is None:
-            self._by_identity = {id(endpoint): lb_endpoint(endpoint) for endpoint in endpoints}
-            return
-        known = before._by_identity
-        identities = list(map(id, endpoints))
-        self._by_identity = by_identity = {key: known[key] for key in identities if key in known}
-        if len(by_identity) < len(endpoints):
-            old = {endpoint.id: endpoint for endpoint in before._endpoints}
-            for endpoint in endpoints:
-                if id(endpoint) in by_identity:
-                    continue
-                same = old.get(endpoint.id)
-                # The metadata must be the very same object: to Python 1 == True == 1.0, to Envoy they differ.
-                if same is not None and same.metadata is endpoint.metadata and same == endpoint:
-                    by_identity[id(endpoint)] = known[id(same)]
-                else:
-                    by_identity[id(endpoint)] = lb_endpoint(endpoint)
-
-    def of(self, endpoints: tuple[plan.Endpoint, ...]) -> Iterator[bytes]:
-        return map(self._by_identity.__getitem__, map(id, endpoints))
+    endpoints: tuple[plan.Endpoint, ...]
+    frames: tuple[bytes, ...]
 
 
-def _localities(groups: Iterable[plan.LocalityEndpoints], frames: _Frames) -> Iterator[bytes]:
-    """Spell the groups, all of priority 0, the value that need not be written."""
+_NOTHING = _Spelled((), ())
+
+
+def _spell(endpoints: tuple[plan.Endpoint, ...], before: _Spelled) -> _Spelled:
+    """Spell endpoints, taking over what has been spelled before."""
+    shorter = min(len(endpoints), len(before.endpoints))
+    head = _first(map(is_not, endpoints, before.endpoints), shorter)
+    tail = _first(map(is_not, reversed(endpoints), reversed(before.endpoints)), shorter - head)
+    old = slice(head, len(before.endpoints) - tail)
+    known = {each.id: (each, spelled) for each, spelled in zip(before.endpoints[old], before.frames[old], strict=True)}
+    between = []
+    for endpoint in endpoints[head : len(endpoints) - tail]:
+        same, spelled = known.get(endpoint.id, (None, b""))
+        # The metadata must be the very same object: to Python 1 == True == 1.0, to Envoy they differ.
+        if same is endpoint or (same == endpoint and same.metadata is endpoint.metadata):
+            between.append(spelled)
+        else:
+            between.append(lb_endpoint(endpoint))
+    return _Spelled(endpoints, (*before.frames[:head], *between, *before.frames[len(before.frames) - tail :]))
+
+
+def _first(differences: Iterable[bool], limit: int) -> int:
+    """Return where the first difference is, `limit` where it is not before."""
+    return min(next(compress(count(), differences), limit), limit)
+
+
+def _localities(groups: Iterable[plan.LocalityEndpoints], frames: Iterator[bytes]) -> Iterator[bytes]:
+    """Spell the groups, all of priority 0, the value that need not be written; `frames` has their endpoints."""
     for group in groups:
         weight = frame(3, b"\x08" + varint(group.weight))
-        yield frame(2, b"".join((frame(1, _locality(group.locality)), *frames.of(group.endpoints), weight)))
+        yield frame(2, b"".join((frame(1, _locality(group.locality)), *islice(frames, len(group.endpoints)), weight)))
 
 
 def _locality(locality: Locality) -> bytes:
