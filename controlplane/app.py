@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 
-import aiohttp
 import grpc
 import structlog
 from aiohttp import web
@@ -24,7 +23,7 @@ from controlplane import api
 from controlplane.catalog import Change
 from controlplane.debounce import Debounce
 from controlplane.health.grpc import GrpcProbe
-from controlplane.health.http import HttpProbe
+from controlplane.health.http import HttpProbe, probe_session
 from controlplane.health.monitor import HealthMonitor
 from controlplane.health.script import ScriptProbe, script_problem
 from controlplane.health.tcp import TcpProbe
@@ -32,6 +31,7 @@ from controlplane.live import LiveCatalog
 from controlplane.model import (
     CheckType,
     DeleteInstance,
+    Event,
     InstanceKey,
     Judged,
     PutInstance,
@@ -49,7 +49,8 @@ from controlplane.telemetry.metrics import Metrics
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
 from xds.cache import SnapshotCache
-from xds.protocol import Acked, Event, Nacked, Sent, Subscribed
+from xds.protocol import Acked, Nacked, Sent, Subscribed
+from xds.protocol import Event as StreamEvent
 from xds.server import StreamInfo, XdsServer
 from xds.status import Status
 
@@ -90,11 +91,13 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
     status = Status(clock=time.time)
 
     async with AsyncExitStack() as stack:
-        registry = MemoryRegistry(journal=await _journal(settings, stack))
+        journal = await _journal(settings, stack)
+        registry = MemoryRegistry(journal=journal)
         verdicts = VerdictWriter(registry, lambda error: log.warning("verdict.unsaved", error=str(error)))
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar())
-        )
+        session = await stack.enter_async_context(probe_session())
+
+        def heard(event: Event) -> None:
+            live.apply(event)
 
         def judged(event: Judged) -> None:
             change = live.apply(event)
@@ -123,7 +126,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             clock=time.monotonic,
             wall_clock=time.time,
         )
-        resolver = Resolver(emit=live.apply, resolve=system_resolve, clock=time.monotonic)
+        resolver = Resolver(emit=heard, resolve=system_resolve, clock=time.monotonic)
         live.subscribe(_Checks(live, monitor, resolver).on_change)
         publisher = Publisher(
             live=live,
@@ -135,9 +138,18 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             debounce=Debounce(),
         )
         readiness.add(f"registry/{registry.name}", lambda: _unless(registry.name in live.current.synced, "not in sync"))
-        readiness.add("dns", lambda: _unless(not resolver.pending(), f"{resolver.pending()} names not resolved yet"))
-        readiness.add("health", lambda: _unless(not monitor.pending(), f"waiting for {monitor.pending()} first checks"))
+        # These two hold up the first publication only: what is registered later must not make readiness flap.
+        readiness.add(
+            "dns",
+            lambda: _unless(publisher.ready or not resolver.pending(), f"{resolver.pending()} names to resolve"),
+        )
+        readiness.add(
+            "health",
+            lambda: _unless(publisher.ready or not monitor.pending(), f"waiting for {monitor.pending()} first checks"),
+        )
         readiness.add("snapshot", lambda: _unless(publisher.ready, "nothing has been published yet"))
+        if journal is not None:
+            readiness.add("journal", lambda: journal.fault or None, required=False)
 
         grpc_status = grpc_health.aio.HealthServicer()
         server = XdsServer(
@@ -187,7 +199,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             background = [
                 tasks.create_task(part, name=name)
                 for name, part in (
-                    ("registry", registry.run(live.apply)),
+                    ("registry", registry.run(heard)),
                     ("verdicts", verdicts.run()),
                     ("resolver", resolver.run()),
                     ("monitor", monitor.run()),
@@ -212,9 +224,12 @@ async def _journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
         return None
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-        return await stack.enter_async_context(Journal.open(settings.data_dir))
+        journal = await stack.enter_async_context(Journal.open(settings.data_dir))
     except (JournalError, OSError) as error:
         raise StartError(f"DATA_DIR {settings.data_dir}: {error}") from error
+    for remark in journal.remarks:
+        structlog.get_logger("controlplane.journal").warning("journal.remark", message=remark)
+    return journal
 
 
 @asynccontextmanager
@@ -339,7 +354,7 @@ class _StreamObserver:
         self._metrics = metrics
         self._log = structlog.get_logger("xds")
 
-    def on_event(self, info: StreamInfo, event: Event) -> None:
+    def on_event(self, info: StreamInfo, event: StreamEvent) -> None:
         self._status.on_event(info, event)
         match event:
             case Nacked():

@@ -96,8 +96,8 @@ class Publisher:
     def group_of(self, node: Node) -> NodeGroup:
         """Return the group of a node and see that it has a snapshot."""
         port = node.metadata.get("gateway_port")
-        wanted = int(port) if isinstance(port, (int, float)) and 1 <= port <= 65535 else None
-        group = self._default_group if wanted is None else NodeGroup(wanted)
+        valid = isinstance(port, (int, float)) and not isinstance(port, bool) and 1 <= port <= 65535
+        group = NodeGroup(int(port)) if valid else self._default_group  # type: ignore[call-overload]
         if group not in self._listeners:
             self._add_group(group)
         return group

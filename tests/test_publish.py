@@ -1,0 +1,301 @@
+"""From a change of the catalog to a snapshot: what is published, when, and what is left alone."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from builders import key, put, verdict
+
+from controlplane import publish
+from controlplane.debounce import Debounce
+from controlplane.live import LiveCatalog
+from controlplane.model import (
+    DeleteInstance,
+    Event,
+    GraceOver,
+    HealthStatus,
+    Judged,
+    Policy,
+    PutPolicy,
+    ServiceName,
+    Strategy,
+    Synced,
+)
+from controlplane.publish import NodeGroup, Publisher
+from xds.cache import SnapshotCache
+from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Snapshot
+
+pytestmark = pytest.mark.unit
+
+CHECK = {"type": "http"}
+GROUP = NodeGroup(10000)
+
+
+@dataclass
+class Heard:
+    """Remember what the publisher reported, and let a test wait for it."""
+
+    publications: list[str] = field(default_factory=list)
+    refusals: dict[str, list[str]] = field(default_factory=dict)
+    _more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def published(self, reason: str, revision: str, duration_s: float) -> None:
+        self.publications.append(reason)
+        self._more.set()
+
+    def refused(self, service: str, problems: list[str]) -> None:
+        self.refusals[service] = problems
+
+    async def next(self) -> None:
+        """Wait for a publication after the last one waited for."""
+        await asyncio.wait_for(self._more.wait(), 5)
+        self._more.clear()
+
+
+@dataclass
+class Published:
+    """Hold a publisher that runs, and what surrounds it."""
+
+    live: LiveCatalog
+    cache: SnapshotCache
+    publisher: Publisher
+    heard: Heard
+
+    def snapshot(self, group: NodeGroup = GROUP) -> Snapshot:
+        snapshot = self.cache.get(group)
+        assert snapshot is not None
+        return snapshot
+
+    async def apply(self, *events: Event) -> Snapshot:
+        """Apply events and wait for the publication that they lead to."""
+        for event in events:
+            self.live.apply(event)
+        await self.heard.next()
+        return self.snapshot()
+
+
+@asynccontextmanager
+async def publishing(*events: Event) -> AsyncIterator[Published]:
+    """Run a publisher over a catalog that holds what these events lead to, its first snapshot published."""
+    live = LiveCatalog(epoch="e", call_later=lambda _delay, _callback: None)
+    for event in (Synced(registry="memory"), *events):
+        live.apply(event)
+    cache, heard = SnapshotCache(), Heard()
+    publisher = Publisher(
+        live=live,
+        cache=cache,
+        gateway_host="127.0.0.1",
+        gateway_port=10000,
+        observer=heard,
+        clock=time.monotonic,
+        debounce=Debounce(quiet_s=0.001, ceiling_s=0.005),
+    )
+    ready = asyncio.Event()
+
+    async def at_once() -> None:
+        return
+
+    async def on_ready() -> None:
+        ready.set()
+
+    task = asyncio.create_task(publisher.run(at_once, on_ready))
+    await asyncio.wait_for(ready.wait(), 5)
+    heard._more.clear()
+    try:
+        yield Published(live, cache, publisher, heard)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_nothing_is_published_before_the_first_state_is_known() -> None:
+    live, cache, heard = LiveCatalog(epoch="e"), SnapshotCache(), Heard()
+    publisher = Publisher(
+        live=live,
+        cache=cache,
+        gateway_host="127.0.0.1",
+        gateway_port=10000,
+        observer=heard,
+        clock=time.monotonic,
+        debounce=Debounce(),
+    )
+    gate, ready = asyncio.Event(), asyncio.Event()
+
+    async def first_state() -> None:
+        await gate.wait()
+
+    async def on_ready() -> None:
+        ready.set()
+
+    task = asyncio.create_task(publisher.run(first_state, on_ready))
+    await asyncio.sleep(0)
+    live.apply(put("web", "a"))
+    await asyncio.sleep(0)
+    assert not publisher.ready
+    assert cache.get(GROUP) is None
+
+    gate.set()
+    await asyncio.wait_for(ready.wait(), 5)
+    assert list(cache.get(GROUP).of_type(CLUSTER)) == ["web"]  # type: ignore[union-attr]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_first_instance_makes_cluster_assignment_and_route() -> None:
+    async with publishing() as world:
+        snapshot = await world.apply(put("web", "a"))
+
+    assert list(snapshot.of_type(CLUSTER)) == ["web"]
+    assert list(snapshot.of_type(ENDPOINT)) == ["web"]
+    assert snapshot.of_type(ROUTE)["gateway"].refs == {(CLUSTER, "web")}
+    assert list(snapshot.of_type(LISTENER)) == ["gateway"]
+    assert snapshot.revision == world.live.revision
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(put("web", "b", port=2), id="a further instance"),
+        pytest.param(put("web", "a", weight=7), id="a new weight"),
+        pytest.param(Judged(key=key("web", "a"), verdict=verdict(HealthStatus.UNHEALTHY)), id="a verdict"),
+        pytest.param(DeleteInstance(key=key("web", "a"), registry="memory"), id="the last instance goes"),
+    ],
+)
+async def test_endpoints_change_their_own_assignment_only_and_at_once(event: Event) -> None:
+    first = (put("web", "a", health_check=CHECK), Judged(key=key("web", "a"), verdict=verdict()), put("api", "a"))
+    async with publishing(*first) as world:
+        before = world.snapshot()
+        world.live.apply(event)
+        await asyncio.sleep(0)  # one turn of the loop, no timer
+        after = world.snapshot()
+
+    assert world.heard.publications == ["start", "endpoints"]
+    for type_url in (CLUSTER, ROUTE, LISTENER):
+        assert after.of_type(type_url) is before.of_type(type_url) or after.of_type(type_url) == before.of_type(
+            type_url
+        )
+    assert after.of_type(ENDPOINT)["api"] is before.of_type(ENDPOINT)["api"]
+    assert after.of_type(ENDPOINT)["web"].version != before.of_type(ENDPOINT)["web"].version
+
+
+async def test_changes_of_one_turn_are_one_publication() -> None:
+    async with publishing(put("web", "a")) as world:
+        for number in range(50):
+            world.live.apply(put("web", f"b-{number}", port=1000 + number))
+        await asyncio.sleep(0)
+
+    assert world.heard.publications == ["start", "endpoints"]
+
+
+async def test_a_storm_of_new_services_is_few_publications() -> None:
+    async with publishing() as world:
+        for number in range(200):
+            world.live.apply(put(f"web-{number}", "a"))
+            if number % 20 == 0:
+                await asyncio.sleep(0)
+        while len(world.snapshot().of_type(CLUSTER)) < 200:
+            await world.heard.next()
+
+    assert len(world.heard.publications) < 20
+
+
+async def test_a_policy_changes_the_cluster_and_so_its_assignment() -> None:
+    async with publishing(put("web", "a"), put("api", "a")) as world:
+        before = world.snapshot()
+        after = await world.apply(
+            PutPolicy(service=ServiceName("web"), policy=Policy(strategy=Strategy.RANDOM), registry="memory")
+        )
+
+    assert after.of_type(CLUSTER)["web"].version != before.of_type(CLUSTER)["web"].version
+    assert after.of_type(ENDPOINT)["web"].version != before.of_type(ENDPOINT)["web"].version
+    assert after.of_type(CLUSTER)["api"] == before.of_type(CLUSTER)["api"]
+    assert after.of_type(ENDPOINT)["api"] == before.of_type(ENDPOINT)["api"]
+
+
+async def test_a_service_goes_when_its_grace_is_over() -> None:
+    async with publishing(put("web", "a"), put("api", "a")) as world:
+        change = world.live.apply(DeleteInstance(key=key("web", "a"), registry="memory"))
+        assert change is not None
+        await world.heard.next()
+        assert "web" in world.snapshot().of_type(CLUSTER)
+
+        snapshot = await world.apply(GraceOver(service=ServiceName("web"), emptied_at=change.revision))
+
+    assert list(snapshot.of_type(CLUSTER)) == ["api"]
+    assert list(snapshot.of_type(ENDPOINT)) == ["api"]
+    assert snapshot.of_type(ROUTE)["gateway"].refs == {(CLUSTER, "api")}
+
+
+async def test_a_faulty_service_keeps_its_last_good_version_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with publishing(put("web", "a"), put("api", "a")) as world:
+        before = world.snapshot()
+        real = publish.lint.problems
+        monkeypatch.setattr(
+            publish.lint, "problems", lambda planned: ["no"] if planned.name == "web" else real(planned)
+        )
+        world.live.apply(put("web", "b", port=2))
+        after = await world.apply(put("api", "b", port=2))
+        assert after.of_type(ENDPOINT)["web"] == before.of_type(ENDPOINT)["web"]
+        assert after.of_type(ENDPOINT)["api"] != before.of_type(ENDPOINT)["api"]
+        assert world.publisher.refused == world.heard.refusals == {"web": ["no"]}
+
+        monkeypatch.undo()
+        mended = await world.apply(put("web", "c", port=3))
+
+    assert mended.of_type(ENDPOINT)["web"] != before.of_type(ENDPOINT)["web"]
+    assert world.publisher.refused == {}
+
+
+async def test_a_service_that_was_faulty_from_the_start_gets_its_route_when_mended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publish.lint, "problems", lambda _planned: ["no"])
+    async with publishing(put("web", "a")) as world:
+        assert list(world.snapshot().of_type(CLUSTER)) == []
+        monkeypatch.undo()
+        mended = await world.apply(put("web", "b", port=2))
+
+    assert list(mended.of_type(CLUSTER)) == ["web"]
+    assert mended.of_type(ROUTE)["gateway"].refs == {(CLUSTER, "web")}
+
+
+async def test_another_process_with_the_same_facts_publishes_the_same_bytes() -> None:
+    events: list[Event] = [
+        put(service, id, port=port, tags=tags, weight=port)
+        for service in ("web", "api", "db")
+        for id, port, tags in (("a", 1, ["x", "y"]), ("b", 2, []))
+    ]
+    shuffled = random.Random(4).sample(events, len(events))
+
+    async with publishing(*events) as one, publishing() as other:
+        snapshot = await other.apply(*shuffled)
+        while other.live.current.services.keys() != snapshot.of_type(CLUSTER).keys():
+            await other.heard.next()
+            snapshot = other.snapshot()
+        for type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE):
+            mine, theirs = one.snapshot().of_type(type_url), snapshot.of_type(type_url)
+            assert {name: r.body for name, r in mine.items()} == {name: r.body for name, r in theirs.items()}
+            assert mine.version == theirs.version
+
+
+async def test_a_node_may_ask_for_a_gateway_port_of_its_own() -> None:
+    async with publishing(put("web", "a")) as world:
+        group = world.publisher.group_of(Node(id="n", metadata={"gateway_port": 10001.0}))
+        stop = world.cache.watch(group, lambda _snapshot, _changes: None)
+        own, default = world.snapshot(group), world.snapshot()
+        assert own.of_type(LISTENER)["gateway"].version != default.of_type(LISTENER)["gateway"].version
+        assert own.of_type(CLUSTER) is default.of_type(CLUSTER)
+
+        stop()
+        await world.apply(put("web", "b", port=2))
+        assert world.cache.groups() == (GROUP,)
+
+
+@pytest.mark.parametrize("port", ["10001", True, 0, 70000, -1, None, [1]])
+async def test_a_gateway_port_that_is_none_is_ignored(port: object) -> None:
+    async with publishing() as world:
+        assert world.publisher.group_of(Node(id="n", metadata={"gateway_port": port})) == GROUP
