@@ -1,0 +1,479 @@
+"""The registry contract: what every writable registry does, whatever keeps its data."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from builders import instance, key, verdict
+from registry.harness import Subject
+
+from controlplane.model import (
+    DeleteInstance,
+    DeletePolicy,
+    HealthCheck,
+    HealthStatus,
+    Instance,
+    Locality,
+    Policy,
+    PutInstance,
+    PutPolicy,
+    ServiceName,
+    Strategy,
+)
+from controlplane.registry import AddressTaken, Conflict, UnknownInstance, WritableRegistry
+
+pytestmark = pytest.mark.unit
+
+WEB = ServiceName("web")
+A = instance("web", "a", host="10.0.0.1")
+B = instance("web", "b", host="10.0.0.2")
+LEASED = replace(A, ttl=10.0)
+POLICY = Policy(strategy=Strategy.RANDOM, panic_threshold=0.0)
+
+
+def there(registry: WritableRegistry, instance: Instance) -> PutInstance:
+    return PutInstance(instance=instance, registry=registry.name)
+
+
+def gone(registry: WritableRegistry, instance: Instance, reason: str = "deregistered") -> DeleteInstance:
+    return DeleteInstance(key=instance.key, registry=registry.name, reason=reason)
+
+
+class TestListing:
+    async def test_a_registry_that_holds_nothing_says_so_at_once(self, subject: Subject) -> None:
+        async with subject.listing() as (_, told):
+            assert await told.listing() == []
+
+    async def test_what_was_written_before_the_run_is_listed_before_synced(self, subject: Subject) -> None:
+        async with subject.open() as registry:
+            await registry.put(A)
+            await registry.put_policy(WEB, POLICY)
+            await registry.put(B)
+            await registry.delete(B.key)
+            listing = []
+
+            def emit(event: object) -> None:
+                listing.append(event)
+                if len(listing) == 3:
+                    complete.set()
+
+            complete = asyncio.Event()
+            task = asyncio.create_task(registry.run(emit))
+            await asyncio.wait_for(complete.wait(), 20)
+            task.cancel()
+
+        assert listing[:2] == [PutPolicy(service=WEB, policy=POLICY, registry=registry.name), there(registry, A)]
+        assert type(listing[2]).__name__ == "Synced"
+
+    async def test_what_is_written_while_the_listing_goes_out_is_neither_lost_nor_told_twice(
+        self, subject: Subject
+    ) -> None:
+        async with subject.open() as registry:
+            many = [instance("web", f"i{n}", host=f"10.0.{n // 250}.{n % 250}") for n in range(1_000)]
+            for each in many[:900]:
+                await registry.put(each)
+            ids: list[str] = []
+            complete = asyncio.Event()
+
+            def emit(event: object) -> None:
+                if isinstance(event, PutInstance):
+                    ids.append(event.instance.id)
+                    if len(ids) == len(many):
+                        complete.set()
+
+            task = asyncio.create_task(registry.run(emit))
+            await asyncio.gather(*(registry.put(each) for each in many[900:]))
+            await asyncio.wait_for(complete.wait(), 20)
+            task.cancel()
+
+        assert sorted(ids) == sorted(each.id for each in many)
+
+
+class TestInstances:
+    async def test_every_field_arrives_as_it_was_given(self, subject: Subject) -> None:
+        full = Instance(
+            name="web",
+            id="Full:1",
+            host="2001:db8::1",
+            port=65535,
+            tags=("b", "a"),
+            metadata={"version": "1.0", "canary": True, "shard": 7, "load": 0.5, "ünï": "✓"},
+            weight=1000,
+            ttl=60.0,
+            draining=True,
+            locality=Locality(region="eu", zone="eu-1", sub_zone="rack"),
+            health_check=HealthCheck(http_path="/ok", interval=1.5, unhealthy_threshold=2),
+        )
+        async with subject.running() as (registry, told):
+            assert await registry.put(full) is True
+            assert await told.next() == there(registry, full)
+
+    async def test_a_replacement_is_one_event_and_not_new(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            assert await registry.put(replace(A, weight=7)) is False
+
+            assert await told.next() == there(registry, A)
+            assert await told.next() == there(registry, replace(A, weight=7))
+            await told.silence()
+
+    async def test_putting_the_same_again_changes_nothing(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await told.next()
+
+            assert await registry.put(A) is False
+
+            await told.silence()
+
+    async def test_a_deletion_is_told_once(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await told.next()
+
+            assert await registry.delete(A.key) is True
+            assert await registry.delete(A.key) is False
+
+            assert await told.next() == gone(registry, A)
+            await told.silence()
+
+    async def test_an_id_is_unique_within_its_service_only(self, subject: Subject) -> None:
+        other = replace(A, name="api")
+        async with subject.running() as (registry, told):
+            assert await registry.put(A) is True
+            assert await registry.put(other) is True
+            await registry.delete(A.key)
+
+            assert [await told.next() for _ in range(3)] == [
+                there(registry, A),
+                there(registry, other),
+                gone(registry, A),
+            ]
+
+    async def test_a_writer_that_gives_up_does_not_undo_what_was_accepted(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            writer = asyncio.create_task(registry.put(A))
+            await asyncio.sleep(0)
+            writer.cancel()
+
+            assert await told.next() == there(registry, A)
+            assert await registry.put(A) is False
+
+
+class TestAddresses:
+    async def test_an_address_has_one_owner_in_a_service(self, subject: Subject) -> None:
+        thief = replace(A, id="thief")
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            with pytest.raises(AddressTaken) as caught:
+                await registry.put(thief)
+
+            assert caught.value.owner == "a"
+            assert await told.next() == there(registry, A)
+            await told.silence()
+
+    async def test_of_many_who_want_an_address_at_once_one_gets_it(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            results = await asyncio.gather(
+                *(registry.put(replace(A, id=f"i{n}")) for n in range(8)), return_exceptions=True
+            )
+
+            assert [result for result in results if not isinstance(result, AddressTaken)] == [True]
+            await told.next()
+            await told.silence()
+
+    @pytest.mark.parametrize(
+        "taker",
+        [
+            pytest.param(replace(A, name="api", id="x"), id="another service may have the same address"),
+            pytest.param(replace(A, port=9), id="the owner may change its port"),
+            pytest.param(replace(A, id="x", port=9), id="another port is another address"),
+        ],
+    )
+    async def test_no_conflict(self, subject: Subject, taker: Instance) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await registry.put(taker)
+
+            assert [await told.next(), await told.next()] == [there(registry, A), there(registry, taker)]
+
+    async def test_an_address_is_free_once_its_owner_has_moved_or_gone(self, subject: Subject) -> None:
+        async with subject.running() as (registry, _):
+            await registry.put(A)
+            await registry.put(replace(A, port=9))
+            assert await registry.put(replace(A, id="second")) is True
+            await registry.delete(A.key)
+            assert await registry.put(replace(A, id="third", port=9)) is True
+
+
+class TestCompareAndSwap:
+    async def test_the_expected_instance_is_replaced(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            assert await registry.put(replace(A, weight=2), expected=A) is False
+            await told.next()
+            assert await told.next() == there(registry, replace(A, weight=2))
+
+    async def test_one_that_has_changed_is_left_alone(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(replace(A, weight=2))
+            with pytest.raises(Conflict):
+                await registry.put(replace(A, weight=3), expected=A)
+            await told.next()
+            await told.silence()
+
+    async def test_one_that_has_gone_is_not_brought_back(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            with pytest.raises(UnknownInstance):
+                await registry.put(replace(A, weight=3), expected=A)
+            await told.silence()
+
+    async def test_of_many_who_expect_the_same_one_wins(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await told.next()
+            results = await asyncio.gather(
+                *(registry.put(replace(A, weight=2 + n), expected=A) for n in range(8)), return_exceptions=True
+            )
+
+            assert [result for result in results if not isinstance(result, Conflict)] == [False]
+            await told.next()
+            await told.silence()
+
+
+class TestLeases:
+    async def test_without_a_heartbeat_an_instance_goes_after_its_ttl(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(LEASED)
+            await told.next()
+            await subject.advance(9.9)
+            await told.silence()
+            await subject.advance(0.2)
+
+            assert await told.next() == gone(registry, LEASED, "ttl expired")
+            with pytest.raises(UnknownInstance):
+                await registry.heartbeat(LEASED.key)
+            assert await registry.put(LEASED) is True
+
+    async def test_a_heartbeat_renews_the_whole_lease_silently(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(LEASED)
+            await told.next()
+            for _ in range(5):
+                await subject.advance(9.9)
+                assert await registry.heartbeat(LEASED.key) == 10.0
+            await told.silence()
+            await subject.advance(10.1)
+
+            assert await told.next() == gone(registry, LEASED, "ttl expired")
+
+    async def test_putting_the_same_again_renews_the_lease_silently(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(LEASED)
+            await told.next()
+            await subject.advance(9.0)
+            await registry.put(LEASED)
+            await subject.advance(9.0)
+            await told.silence()
+            await subject.advance(1.1)
+
+            assert await told.next() == gone(registry, LEASED, "ttl expired")
+
+    @pytest.mark.parametrize(
+        ("ttl", "lasts"),
+        [
+            pytest.param(None, 86_400.0, id="without a ttl it stays"),
+            pytest.param(100.0, 99.0, id="a longer ttl counts from the change"),
+            pytest.param(5.0, 4.9, id="a shorter ttl counts from the change"),
+        ],
+    )
+    async def test_a_changed_ttl_replaces_the_lease(self, subject: Subject, ttl: float | None, lasts: float) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(LEASED)
+            await subject.advance(9.0)
+            await registry.put(replace(LEASED, ttl=ttl))
+            assert [await told.next(), await told.next()] == [
+                there(registry, LEASED),
+                there(registry, replace(LEASED, ttl=ttl)),
+            ]
+            await subject.advance(lasts)
+            await told.silence()
+            if ttl is not None:
+                await subject.advance(ttl - lasts + 0.1)
+                assert await told.next() == gone(registry, LEASED, "ttl expired")
+
+    async def test_an_instance_without_a_lease_has_nothing_to_renew(self, subject: Subject) -> None:
+        async with subject.running() as (registry, _):
+            await registry.put(A)
+            assert await registry.heartbeat(A.key) is None
+
+    async def test_a_heartbeat_of_nobody_is_refused(self, subject: Subject) -> None:
+        async with subject.running() as (registry, _):
+            with pytest.raises(UnknownInstance):
+                await registry.heartbeat(key("web", "nobody"))
+
+    async def test_a_restart_gives_the_whole_lease_again(self, durable: Subject) -> None:
+        async with durable.running() as (registry, told):
+            await registry.put(LEASED)
+            await told.next()
+            await durable.advance(9.0)
+        await durable.advance(1_000.0)
+        async with durable.running() as (registry, told):
+            await durable.advance(9.0)
+            await told.silence()
+            await durable.advance(1.1)
+            assert await told.next() == gone(registry, LEASED, "ttl expired")
+
+
+class TestDraining:
+    async def test_a_drained_instance_says_so_first_and_goes_later(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 30.0)
+            assert [await told.next(), await told.next()] == [
+                there(registry, A),
+                there(registry, replace(A, draining=True)),
+            ]
+            await subject.advance(29.0)
+            await told.silence()
+            await subject.advance(1.1)
+
+            assert await told.next() == gone(registry, A)
+            assert await registry.delete(A.key) is False
+
+    @pytest.mark.parametrize(
+        "back",
+        [
+            pytest.param(A, id="as it was"),
+            pytest.param(replace(A, draining=True), id="still draining"),
+        ],
+    )
+    async def test_a_put_calls_the_removal_off(self, subject: Subject, back: Instance) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 30.0)
+            await told.next()
+            await told.next()
+            await registry.put(back)
+            if not back.draining:
+                assert await told.next() == there(registry, back)
+            await subject.advance(3_600.0)
+            await told.silence()
+
+    async def test_draining_again_counts_anew_and_is_no_change(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 30.0)
+            await told.next()
+            await told.next()
+            await subject.advance(29.0)
+            await registry.drain(A.key, 60.0)
+            await subject.advance(59.0)
+            await told.silence()
+            await subject.advance(1.1)
+
+            assert await told.next() == gone(registry, A)
+
+    async def test_nobody_cannot_be_drained(self, subject: Subject) -> None:
+        async with subject.running() as (registry, _):
+            with pytest.raises(UnknownInstance):
+                await registry.drain(key("web", "nobody"), 30.0)
+
+    async def test_a_removal_that_waits_survives_a_restart_with_its_whole_delay(self, durable: Subject) -> None:
+        async with durable.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 30.0)
+            await durable.advance(29.0)
+        async with durable.listing() as (registry, told):
+            assert await told.listing() == [there(registry, replace(A, draining=True))]
+            await durable.advance(29.0)
+            await told.silence()
+            await durable.advance(1.1)
+            assert await told.next() == gone(registry, A)
+        async with durable.listing() as (_, told):
+            assert await told.listing() == []
+
+
+class TestPolicies:
+    async def test_a_policy_is_set_replaced_and_dropped(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            assert await registry.put_policy(WEB, POLICY) is True
+            assert await registry.put_policy(WEB, POLICY) is False
+            assert await registry.put_policy(WEB, Policy()) is False
+            assert await registry.delete_policy(WEB) is True
+            assert await registry.delete_policy(WEB) is False
+
+            assert [await told.next() for _ in range(3)] == [
+                PutPolicy(service=WEB, policy=POLICY, registry=registry.name),
+                PutPolicy(service=WEB, policy=Policy(), registry=registry.name),
+                DeletePolicy(service=WEB, registry=registry.name),
+            ]
+            await told.silence()
+
+    async def test_a_policy_needs_no_instance_and_outlives_the_last_one(self, durable: Subject) -> None:
+        async with durable.running() as (registry, _):
+            await registry.put_policy(WEB, POLICY)
+            await registry.put(A)
+            await registry.delete(A.key)
+        async with durable.listing() as (registry, told):
+            assert await told.listing() == [PutPolicy(service=WEB, policy=POLICY, registry=registry.name)]
+
+
+class TestVerdicts:
+    CHECKED = replace(A, health_check=HealthCheck())
+    SICK = verdict(HealthStatus.UNHEALTHY, reason="HTTP 503, 3 of 3", score=20)
+
+    async def test_a_verdict_comes_back_with_its_instance(self, durable: Subject) -> None:
+        async with durable.running() as (registry, told):
+            await registry.put(self.CHECKED)
+            await registry.record(self.CHECKED.key, verdict())
+            await registry.record(self.CHECKED.key, self.SICK)
+            await registry.put(replace(self.CHECKED, weight=9))
+            assert [await told.next(), await told.next()] == [
+                there(registry, self.CHECKED),
+                there(registry, replace(self.CHECKED, weight=9)),
+            ], "a live put carries no verdict: the catalog's is never older"
+            await told.silence()
+        async with durable.listing() as (registry, told):
+            assert await told.listing() == [
+                PutInstance(instance=replace(self.CHECKED, weight=9), registry=registry.name, verdict=self.SICK)
+            ]
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            pytest.param(replace(CHECKED, port=9), id="another port"),
+            pytest.param(replace(CHECKED, health_check=HealthCheck(http_path="/new")), id="another path"),
+        ],
+    )
+    async def test_a_verdict_does_not_speak_for_another_target(self, durable: Subject, changed: Instance) -> None:
+        async with durable.running() as (registry, _):
+            await registry.put(self.CHECKED)
+            await registry.record(self.CHECKED.key, self.SICK)
+            await registry.put(changed)
+        async with durable.listing() as (registry, told):
+            assert await told.listing() == [there(registry, changed)]
+
+    async def test_a_verdict_goes_with_its_instance(self, durable: Subject) -> None:
+        async with durable.running() as (registry, _):
+            await registry.put(self.CHECKED)
+            await registry.record(self.CHECKED.key, self.SICK)
+            await registry.delete(self.CHECKED.key)
+            await registry.put(self.CHECKED)
+        async with durable.listing() as (registry, told):
+            assert await told.listing() == [there(registry, self.CHECKED)]
+
+    async def test_a_verdict_about_nobody_is_ignored(self, subject: Subject) -> None:
+        async with subject.running() as (registry, told):
+            await registry.record(key("web", "nobody"), self.SICK)
+            await told.silence()
+
+
+async def test_everything_answered_for_is_there_after_a_restart(durable: Subject) -> None:
+    async with durable.running() as (registry, _):
+        await asyncio.gather(*(registry.put(instance("web", f"i{n}", port=1 + n)) for n in range(300)))
+        await asyncio.gather(*(registry.delete(key("web", f"i{n}")) for n in range(0, 300, 3)))
+    async with durable.listing() as (_, told):
+        ids = {event.instance.id for event in await told.listing() if isinstance(event, PutInstance)}
+
+    assert ids == {f"i{n}" for n in range(300) if n % 3}
