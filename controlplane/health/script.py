@@ -54,13 +54,13 @@ def _locate(check: HealthCheck, scripts_dir: Path | None) -> Path:
         raise ScriptRefused("script checks are refused: HEALTH_CHECK_SCRIPTS_DIR does not exist") from None
     try:
         executable = (folder / name).resolve()
+        # Outside the folder nothing is said of a file, not even whether it exists.
+        if not executable.is_relative_to(folder):
+            raise ScriptRefused(f"script refused: {name!r} is outside HEALTH_CHECK_SCRIPTS_DIR")
+        if not executable.is_file():
+            raise ScriptRefused(f"script refused: there is no file {name!r} in HEALTH_CHECK_SCRIPTS_DIR")
     except (OSError, RuntimeError):  # RuntimeError: a loop of symbolic links, before Python 3.13
-        raise ScriptRefused(f"script refused: {name!r} cannot be found") from None
-    # Outside the folder nothing is said of a file, not even whether it exists.
-    if not executable.is_relative_to(folder):
-        raise ScriptRefused(f"script refused: {name!r} is outside HEALTH_CHECK_SCRIPTS_DIR")
-    if not executable.is_file():
-        raise ScriptRefused(f"script refused: there is no file {name!r} in HEALTH_CHECK_SCRIPTS_DIR")
+        raise ScriptRefused("script refused: its name leads nowhere, by its length or a loop of links") from None
     if not os.access(executable, os.X_OK):
         raise ScriptRefused(f"script refused: {name!r} is not executable")
     return executable
