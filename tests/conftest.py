@@ -5,6 +5,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="fail when any test is skipped")
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden's outputs anew")
 
 
 def pytest_report_header() -> list[str]:
