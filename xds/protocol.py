@@ -193,6 +193,10 @@ class Kind:
     resent_with_parents: bool = False
     empty: Callable[[str], bytes] | None = None
 
+    def absent(self, name: str) -> Resource:
+        """Make the empty resource that stands for a missing one."""
+        return Resource.of(name, self.empty(name) if self.empty is not None else b"")
+
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
@@ -246,12 +250,16 @@ def one_row(type_url: str) -> tuple[Row, ...]:
 
 @dataclass(slots=True)
 class _Pending:
-    """Remember the unanswered response of a type, as the change it makes to what the client holds."""
+    """Remember the unanswered response of a type, as the change it makes to what the client holds.
+
+    `kept` are the names in doubt that it tells at the version which the client acknowledged before.
+    """
 
     nonce: str
     version: str
     revision: str
     changes: dict[str, Resource | None]
+    kept: tuple[str, ...]
     offered_at: float | None
     released: bool = False
 
@@ -277,6 +285,7 @@ class Subscription:
         "owed",
         "pending",
         "refused",
+        "repeat",
         "requested",
         "since",
         "suspects",
@@ -295,6 +304,7 @@ class Subscription:
         self.doubt: dict[str, Resource | None] = {}  # sent and not acknowledged: possibly applied
         self.dirty: set[str] = set()  # may differ from the target
         self.owed: set[str] = set()  # to be answered even if unchanged
+        self.repeat: set[str] = set()  # of the dirty: to be sent even if the same was sent before
         self.answer = False  # a response is owed, be it empty
         self.leaving: set[str] = set()  # held, gone from the target, not yet removed
         self.refused: dict[str, _Versions] = {}  # name -> the refused set that it is part of
@@ -366,8 +376,7 @@ class Subscription:
         fresh = changed if self.wildcard else changed & self.names
         if not fresh:
             return False
-        for name in fresh & self.refused.keys():
-            self._retry(name, target)
+        self.retry(fresh & self.refused.keys(), target)
         if self.since is None:
             self.since = at
         self.dirty |= fresh
@@ -379,10 +388,35 @@ class Subscription:
         """Say whether the client holds a name, as far as anyone can know."""
         return name in self.held or self.doubt.get(name) is not None
 
+    def has_content(self, name: str) -> bool:
+        """Say whether the client may hold more of a name than the empty resource that stands for a missing one."""
+        candidates = (self.held.get(name), self.doubt.get(name), self.last_told(name))
+        return any(each is not None and not self.is_absence(name, each.version) for each in candidates)
+
+    def last_told(self, name: str) -> Resource | None:
+        """Return what the client was last told of a name, whatever it made of it."""
+        if self.pending is not None and name in self.pending.changes:
+            return self.pending.changes[name]
+        return self.doubt[name] if name in self.doubt else self.held.get(name)
+
+    def is_absence(self, name: str, version: str) -> bool:
+        """Say whether a version tells that the resource does not exist."""
+        return not version or (self.kind.empty is not None and version == self.kind.absent(name).version)
+
+    def still(self, name: str, version: str, target: ResourceSet) -> bool:
+        """Say whether a version is what the target has to say of a name."""
+        found = target.get(name)
+        return found.version == version if found is not None else self.is_absence(name, version)
+
     def possible(self) -> Iterator[Resource]:
         """List every resource that the client may be using now."""
         sent = self.pending.changes.values() if self.pending is not None else ()
         return (each for each in chain(self.held.values(), self.doubt.values(), sent) if each is not None)
+
+    def told(self) -> set[str]:
+        """List the names that the client was told anything about."""
+        sent = self.pending.changes if self.pending is not None else {}
+        return {*self.held, *self.doubt, *self.refused, *sent}
 
     def acknowledge(self, pending: _Pending) -> None:
         """Believe a response: the only place where the client's state advances (law: only an ACK is believed)."""
@@ -393,6 +427,8 @@ class Subscription:
                 self.held.pop(name, None)
             elif self.wants(name):
                 self.held[name] = resource
+        for name in pending.kept:
+            self.doubt.pop(name, None)
 
     def reject(self, pending: _Pending, named: AbstractSet[str], *, split: bool) -> None:
         """Remember a refusal so that it is never repeated unchanged, and go on with what is not suspect (law 6).
@@ -411,7 +447,18 @@ class Subscription:
         refusal = {name: version for name, version in batch.items() if name in suspects}
         for name, version in refusal.items():
             self.refused.setdefault(name, {name: version} if named else refusal)
-        self.dirty.update(batch.keys() - self.refused.keys())
+        self._again(batch.keys() - self.refused.keys())
+
+    def retry(self, names: Iterable[str], target: ResourceSet) -> None:
+        """Offer a refused set again if any of it is no longer what was refused."""
+        for name in names:
+            refusal = self.refused.get(name)  # none if another member of the set came first
+            if refusal is None or self.still(name, refusal[name], target):
+                continue
+            members = [member for member in refusal if self.refused.get(member) is refusal]
+            for member in members:
+                del self.refused[member]
+            self._again(members)
 
     def supersede(self) -> None:
         """Give up on an unanswered response because a newer one is about to be sent."""
@@ -419,14 +466,10 @@ class Subscription:
             self.doubt.update(self.pending.changes)
             self.pending = None
 
-    def _retry(self, name: str, target: ResourceSet) -> None:
-        refusal = self.refused[name]
-        if _version(target.get(name)) == refusal[name]:
-            return
-        for member in refusal:
-            if self.refused.get(member) is refusal:
-                del self.refused[member]
-                self.dirty.add(member)
+    def _again(self, names: Iterable[str]) -> None:
+        """Have names sent again that were sent before: what is in doubt is not sent twice by itself."""
+        self.dirty.update(names)
+        self.repeat.update(names)
 
     def _known(self) -> AbstractSet[str]:
         return self.held.keys() | self.doubt.keys() | self.dirty | self.owed | self.refused.keys()
@@ -440,7 +483,7 @@ class Subscription:
         for gone in (self.held, self.doubt, self.refused):
             for name in names:
                 gone.pop(name, None)
-        for ended in (self.foreign, self.dirty, self.owed, self.leaving):
+        for ended in (self.foreign, self.dirty, self.owed, self.repeat, self.leaving):
             ended.difference_update(names)
 
 
@@ -555,7 +598,7 @@ class Stream:
             if changed is not None and known:
                 names: AbstractSet[str] = changed.get(type_url, frozenset())
             else:
-                names = target.keys() | sub.held.keys() | sub.doubt.keys() | sub.refused.keys()
+                names = target.keys() | sub.told()
             moved |= bool(names) and sub.note(names, target, at)
         return moved or not known
 
@@ -606,12 +649,12 @@ class Stream:
         about = {"type_url": request.type_url, "version": pending.version, "nonce": pending.nonce}
         if request.error is not None:
             named = named_in(request.error.message, pending.changes)
-            sub.reject(pending, named, split=self._delta)
+            self._reject(sub, pending, named, split=self._delta)
             code, message = request.error.code, request.error.message
             names = tuple(sorted(named or pending.changes))
             return [Nacked(**about, revision=pending.revision, names=names, code=code, message=message)]
         if isinstance(request, SotwRequest) and request.version != pending.version:
-            sub.reject(pending, frozenset(), split=False)
+            self._reject(sub, pending, frozenset(), split=False)
             return [Ignored(**about, revision=pending.revision)]
         if sub.kind.type_url == CLUSTER:
             self._remember_departed(sub, pending)
@@ -626,6 +669,11 @@ class Stream:
                 refused=tuple(sorted(sub.refused)),
             )
         ]
+
+    def _reject(self, sub: Subscription, pending: _Pending, named: AbstractSet[str], *, split: bool) -> None:
+        sub.reject(pending, named, split=split)
+        if self._target is not None:  # it may have changed while the refusal was on its way
+            sub.retry(pending.changes, self._target.of_type(sub.kind.type_url))
 
     def _recall(self, sub: Subscription, versions: Mapping[str, str]) -> None:
         """Believe a reconnecting client about what it holds; this subscribes it to nothing (R-01, R-02)."""
@@ -694,23 +742,26 @@ class Stream:
             if want is None:
                 if owed:
                     changes |= self._in_vain(sub, name, used=name in used)
-                elif sub.may_hold(name):
+                elif sub.has_content(name) and (name in sub.repeat or sub.last_told(name) is not None):
                     sub.leaving.add(name)
                 continue
             sub.leaving.discard(name)
             if name in sub.refused:
                 continue
-            if have is not None and have.version == want.version and not owed and name not in sub.doubt:
-                if name in sub.foreign:
-                    sub.foreign.discard(name)
-                    sub.held[name] = want
-                continue
+            if not owed and name not in sub.repeat:
+                sent = sub.last_told(name)
+                if sent is not None and sent.version == want.version:
+                    if name in sub.foreign and sent is have:
+                        sub.foreign.discard(name)
+                        sub.held[name] = want
+                    continue
             if have is not None and self._leans_on_refused(want):
                 later.add(name)
                 continue
             changes[name] = want
             size += len(want.body) + len(name) + 64
         sub.owed &= later
+        sub.repeat &= later
         sub.dirty = later - sub.owed
         if not changes:
             changes = self._next_suspects(sub, target)
@@ -728,7 +779,7 @@ class Stream:
             and sub.kind.empty is not None
             and (not self._delta or used or (sub.kind.type_url, name) in self._recent)
         ):
-            return {name: Resource.of(name, sub.kind.empty(name))}
+            return {name: sub.kind.absent(name)}
         if self._delta:
             return {name: None}
         if sub.may_hold(name):
@@ -738,10 +789,9 @@ class Stream:
     def _next_suspects(self, sub: Subscription, target: ResourceSet) -> dict[str, Resource | None]:
         while sub.suspects:
             batch = sub.suspects.pop(0)
-            same = {name: target.get(name) for name, version in batch.items() if sub.wants(name)}
-            same = {name: found for name, found in same.items() if _version(found) == batch[name]}
+            same = [name for name in batch if sub.wants(name) and sub.still(name, batch[name], target)]
             if same:
-                return same
+                return {name: target.get(name) or (sub.kind.absent(name) if batch[name] else None) for name in same}
         return {}
 
     def _broken(self, sub: Subscription) -> dict[str, Resource | None]:
@@ -756,8 +806,7 @@ class Stream:
                 sub.held.pop(name, None)
                 sub.doubt.pop(name, None)
             return {}
-        empty = {name: Resource.of(name, sub.kind.empty(name)) for name in sorted(gone)}
-        return {name: each for name, each in empty.items() if _version(sub.held.get(name)) != each.version}
+        return {name: sub.kind.absent(name) for name in sorted(gone)}
 
     def _in_use(self, sub: Subscription, names: set[str]) -> set[str]:
         """Find the names that the target, or anything the client may be using, refers to."""
@@ -795,12 +844,15 @@ class Stream:
         sub.supersede()
         version = target.version
         removed: tuple[str, ...] = ()
+        kept: tuple[str, ...] = ()
         if self._delta:
             resources = tuple(found for found in changes.values() if found is not None)
             removed = tuple(name for name, found in changes.items() if found is None)
         elif sub.kind.full:
-            whole = self._whole(sub, target, changes)
+            as_held = (sub.refused.keys() | sub.leaving | sub.dirty) - changes.keys()
+            whole = self._whole(sub, target, as_held)
             resources, version = whole.ordered, whole.version
+            kept = tuple(name for name in as_held if name in sub.doubt)
         else:
             resources = tuple(found for found in changes.values() if found is not None)
         for resource in changes.values():
@@ -808,7 +860,7 @@ class Stream:
                 self._owe_children(resource)
         self._sent += 1
         sub.nonce = str(self._sent)
-        sub.pending = _Pending(sub.nonce, version, revision, changes, sub.since)
+        sub.pending = _Pending(sub.nonce, version, revision, changes, kept, sub.since)
         sub.since = None
         return Response(
             type_url=sub.kind.type_url,
@@ -820,18 +872,16 @@ class Stream:
             revision=revision,
         )
 
-    def _whole(self, sub: Subscription, target: ResourceSet, changes: dict[str, Resource | None]) -> ResourceSet:
-        """Assemble the full state of a SotW type: the target, but what is refused or withheld as the client has it,
-        and what cannot go yet still there."""
+    def _whole(self, sub: Subscription, target: ResourceSet, as_held: AbstractSet[str]) -> ResourceSet:
+        """Assemble the full state of a SotW type: the target, but `as_held` as the client has it.
+
+        That is what it refused, what is withheld, and what cannot go yet.
+        """
         whole = target if sub.wildcard else ResourceSet(target[name] for name in sub.names if name in target)
-        as_held = (sub.refused.keys() | sub.leaving | sub.dirty) - changes.keys()
         if not as_held:
             return whole
-        # Whatever the client held of these comes with this response, so its ACK settles the doubt about them.
-        kept = {name: sub.held.get(name) for name in as_held}
-        changes.update({name: found for name, found in kept.items() if name in sub.doubt})
-        present = [found for found in kept.values() if found is not None]
-        return whole.replacing(present, [name for name, found in kept.items() if found is None])
+        present = [sub.held[name] for name in as_held if name in sub.held]
+        return whole.replacing(present, [name for name in as_held if name not in sub.held])
 
     def _owe_children(self, parent: Resource) -> None:
         """Owe the children of a parent that is sent: it waits for them again, changed or not (law 8, O-01)."""
