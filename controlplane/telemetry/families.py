@@ -1,0 +1,165 @@
+"""Every metric of ours as data: name, type, labels, meaning, and a query that answers a question.
+
+`metrics` builds the instruments from this table and `reference` the page in docs/, so neither can forget one.
+No label ever holds a node, stream or instance id; whatever a client can choose freely is mapped to a known value.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Describe a metric. `labels` maps each label to its values; `query` is PromQL; `buckets` in seconds.
+
+    `fixed`: the name is a promise to dashboards outside this repository.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    query: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    buckets: tuple[float, ...] = ()
+    fixed: bool = False
+
+
+_TYPES = "`CDS`, `EDS`, `LDS`, `RDS` and the other xDS types by their short names; `other`"
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+REGISTERED_SERVICES = Family(
+    name="service_discovery_registered_services_total",
+    kind="gauge",
+    fixed=True,
+    help="Services that have at least one registered instance.",
+    query="service_discovery_registered_services_total",
+)
+HEALTHY_RATIO = Family(
+    name="service_discovery_healthy_instances_ratio",
+    kind="gauge",
+    fixed=True,
+    help="Share of all instances that count as healthy, 0 to 1; 1 where there are none.",
+    query="service_discovery_healthy_instances_ratio < 0.8",
+)
+REGISTRY_OPERATIONS = Family(
+    name="service_discovery_registry_operations_total",
+    kind="counter",
+    fixed=True,
+    help="Writes that the registry was asked for.",
+    labels={
+        "registry": "`memory`, `consul`, `etcd`, `kubernetes`",
+        "operation": "`register`, `deregister`, `drain`, `heartbeat`, `put_policy`, `delete_policy`",
+        "outcome": "`success`; `refused`: the request's fault; `failure`: the registry's",
+    },
+    query='sum by (registry) (rate(service_discovery_registry_operations_total{outcome="failure"}[5m])) > 0',
+)
+HEALTH_CHECK_DURATION = Family(
+    name="service_discovery_health_check_duration_seconds",
+    kind="histogram",
+    fixed=True,
+    help="How long health checks took, whatever they found.",
+    labels={"type": "`http`, `tcp`, `grpc`, `script`"},
+    buckets=(*_FAST, 30.0),
+    query="histogram_quantile(0.99, sum by (type, le) "
+    "(rate(service_discovery_health_check_duration_seconds_bucket[5m])))",
+)
+CACHE_HIT_RATIO = Family(
+    name="service_discovery_cache_hit_ratio",
+    kind="gauge",
+    fixed=True,
+    help="Share of REST reads since the start that ready bytes answered, 0 to 1; 1 before the first.",
+    query="service_discovery_cache_hit_ratio",
+)
+CACHE_READS = Family(
+    name="sd_cache_reads_total",
+    kind="counter",
+    help="REST reads that ready bytes answered (hit), or that were rendered first (miss).",
+    labels={"outcome": "`hit`, `miss`"},
+    query='sum(rate(sd_cache_reads_total{outcome="hit"}[5m])) / sum(rate(sd_cache_reads_total[5m]))',
+)
+REVISION = Family(
+    name="sd_revision",
+    kind="gauge",
+    help="The catalog's newest revision; begins anew with each start of the process.",
+    query="changes(sd_revision[10m]) == 0",
+)
+INSTANCES = Family(
+    name="sd_instances",
+    kind="gauge",
+    help="Instances by what they count as.",
+    labels={"status": "`unknown`, `healthy`, `degraded`, `unhealthy`, `timeout`, `draining`"},
+    query='sum(sd_instances{status=~"unhealthy|timeout"})',
+)
+PUBLICATIONS = Family(
+    name="sd_publish_total",
+    kind="counter",
+    help="Times that something new was published to proxies.",
+    labels={"reason": "`start`, `endpoints`, `clusters`"},
+    query="sum by (reason) (rate(sd_publish_total[5m]))",
+)
+BUILD_INFO = Family(
+    name="sd_build_info",
+    kind="gauge",
+    help="Always 1; the labels say what is running.",
+    labels={"version": "this product's version", "python": "the interpreter's version"},
+    query="count by (version) (sd_build_info)",
+)
+XDS_STREAMS = Family(
+    name="xds_streams",
+    kind="gauge",
+    help="Open xDS streams.",
+    query="sum(xds_streams)",
+)
+XDS_REQUESTS = Family(
+    name="xds_requests_total",
+    kind="counter",
+    help="Requests of xDS clients, by what they meant.",
+    labels={"type": _TYPES, "meaning": "`subscribe`, `ack`, `nack`, `outdated`, `other`"},
+    query='sum by (type) (increase(xds_requests_total{meaning="nack"}[5m])) > 0',
+)
+XDS_RESPONSES = Family(
+    name="xds_responses_total",
+    kind="counter",
+    help="Responses sent to xDS clients.",
+    labels={"type": _TYPES},
+    query="sum by (type) (rate(xds_responses_total[5m]))",
+)
+XDS_ACK = Family(
+    name="xds_ack_seconds",
+    kind="histogram",
+    help="Time from having something to tell a client until the client acknowledged it.",
+    labels={"type": _TYPES},
+    buckets=(*_FAST, 30.0, 60.0),
+    query="histogram_quantile(0.99, sum by (type, le) (rate(xds_ack_seconds_bucket[5m])))",
+)
+HTTP_REQUESTS = Family(
+    name="http_server_request_duration_seconds",
+    kind="histogram",
+    help="How long REST requests took, without the time that a client asked to wait for a change.",
+    labels={
+        "method": "the HTTP method; `other` for one that HTTP does not define",
+        "route": "the path's template; `unmatched` where there is none",
+        "status": "the status code",
+    },
+    buckets=_FAST,
+    query='sum by (route) (rate(http_server_request_duration_seconds_count{status=~"5.."}[5m])) > 0',
+)
+
+FAMILIES: tuple[Family, ...] = (
+    REGISTERED_SERVICES,
+    HEALTHY_RATIO,
+    REGISTRY_OPERATIONS,
+    HEALTH_CHECK_DURATION,
+    CACHE_HIT_RATIO,
+    CACHE_READS,
+    REVISION,
+    INSTANCES,
+    PUBLICATIONS,
+    BUILD_INFO,
+    XDS_STREAMS,
+    XDS_REQUESTS,
+    XDS_RESPONSES,
+    XDS_ACK,
+    HTTP_REQUESTS,
+)

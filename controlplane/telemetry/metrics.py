@@ -1,0 +1,224 @@
+"""The process's metrics: counted as things happen, or read off the catalog when somebody scrapes.
+
+Owns its Prometheus registry, so that two control planes in one process, as in tests, do not mix. What each
+metric means stands in `families`. Counting is called in the event loop; `exposition` may run in a thread, for
+all it reads of the catalog is immutable.
+"""
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, exposition
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from controlplane.catalog import Catalog
+from controlplane.live import LiveCatalog
+from controlplane.model import CheckType, HealthStatus
+from controlplane.telemetry import families
+from controlplane.telemetry.families import FAMILIES, Family
+
+OPERATIONS = ("register", "deregister", "drain", "heartbeat", "put_policy", "delete_policy")
+OUTCOMES = ("success", "refused", "failure")
+MEANINGS = ("subscribe", "ack", "nack", "outdated")
+REASONS = ("start", "endpoints", "clusters")
+SERVED = ("CDS", "EDS", "LDS", "RDS")
+OTHER = "other"
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
+
+_SHORT_NAMES = {
+    "type.googleapis.com/" + name: short
+    for name, short in {
+        "envoy.config.cluster.v3.Cluster": "CDS",
+        "envoy.config.endpoint.v3.ClusterLoadAssignment": "EDS",
+        "envoy.config.endpoint.v3.LbEndpoint": "LEDS",
+        "envoy.config.listener.v3.Listener": "LDS",
+        "envoy.config.route.v3.RouteConfiguration": "RDS",
+        "envoy.config.route.v3.ScopedRouteConfiguration": "SRDS",
+        "envoy.config.route.v3.VirtualHost": "VHDS",
+        "envoy.config.core.v3.TypedExtensionConfig": "ECDS",
+        "envoy.extensions.transport_sockets.tls.v3.Secret": "SDS",
+        "envoy.service.runtime.v3.Runtime": "RTDS",
+    }.items()
+}
+
+
+class Metrics:
+    """Count what happens and show it in Prometheus' formats.
+
+    `registries` names those in use, whose counters are shown from the start: an alert on a series that does not
+    exist yet never fires.
+    """
+
+    def __init__(
+        self,
+        live: LiveCatalog,
+        *,
+        version: str,
+        registry: CollectorRegistry | None = None,
+        registries: Sequence[str] = ("memory",),
+    ) -> None:
+        self.families = FAMILIES
+        self._registry = registry or CollectorRegistry()
+        self._operations = self._counter(families.REGISTRY_OPERATIONS)
+        self._checks = self._histogram(families.HEALTH_CHECK_DURATION)
+        self._reads = self._counter(families.CACHE_READS)
+        self._publications = self._counter(families.PUBLICATIONS)
+        self._streams = Gauge(families.XDS_STREAMS.name, families.XDS_STREAMS.help, registry=self._registry)
+        self._requests = self._counter(families.XDS_REQUESTS)
+        self._responses = self._counter(families.XDS_RESPONSES)
+        self._acks = self._histogram(families.XDS_ACK)
+        self._http = self._histogram(families.HTTP_REQUESTS)
+        for name in registries:
+            for operation in OPERATIONS:
+                for outcome in OUTCOMES:
+                    self._operations.labels(name, operation, outcome)
+        for check_type in CheckType:
+            self._checks.labels(check_type)
+        for reason in REASONS:
+            self._publications.labels(reason)
+        for short in SERVED:
+            self._responses.labels(short)
+            self._acks.labels(short)
+            for meaning in MEANINGS:
+                self._requests.labels(short, meaning)
+        self._hits = self._reads.labels("hit")
+        self._misses = self._reads.labels("miss")
+        self._hit_count = 0
+        self._read_count = 0
+        self._registry.register(_FromCatalog(live, version, self.cache_hit_ratio))
+        ProcessCollector(registry=self._registry)
+
+    def registry_operation(self, registry: str, operation: str, outcome: str) -> None:
+        """Count a write; for the words see OPERATIONS and OUTCOMES."""
+        self._operations.labels(registry, operation, outcome).inc()
+
+    def health_check(self, check_type: str, duration_s: float) -> None:
+        """Note how long a check of a CheckType took."""
+        self._checks.labels(check_type).observe(duration_s)
+
+    def cache_read(self, hit: bool) -> None:
+        """Count a read of a service: answered by ready bytes, or rendered first."""
+        self._read_count += 1
+        if hit:
+            self._hit_count += 1
+            self._hits.inc()
+        else:
+            self._misses.inc()
+
+    def cache_hit_ratio(self) -> float:
+        """Return the share of reads that ready bytes answered; 1 before the first."""
+        return self._hit_count / self._read_count if self._read_count else 1.0
+
+    def http_request(self, method: str, route: str, status: int, duration_s: float) -> None:
+        """Note a request; `route` is the path's template, never the path."""
+        self._http.labels(method if method in _METHODS else OTHER, route, status).observe(duration_s)
+
+    def publication(self, reason: str) -> None:
+        """Count a publication; for the words see REASONS."""
+        self._publications.labels(reason).inc()
+
+    def xds_request(self, type_url: str, meaning: str) -> None:
+        """Count a client's request; for the words see MEANINGS."""
+        self._requests.labels(_short(type_url), meaning if meaning in MEANINGS else OTHER).inc()
+
+    def xds_response(self, type_url: str) -> None:
+        """Count a response to a client."""
+        self._responses.labels(_short(type_url)).inc()
+
+    def xds_acked(self, type_url: str, seconds: float) -> None:
+        """Note how long it took until a client had acknowledged what there was to tell."""
+        self._acks.labels(_short(type_url)).observe(seconds)
+
+    def streams(self, delta: int) -> None:
+        """Count streams that opened (+1) or ended (-1)."""
+        self._streams.inc(delta)
+
+    def exposition(self, accept: str | None = None) -> tuple[bytes, str]:
+        """Return all metrics and their content type: OpenMetrics where `accept` names it, else the text format.
+
+        Decided here, for the library's own negotiation raises where a client asks for a version that is none.
+        """
+        shown = _WithoutCreated(self._registry)
+        if "application/openmetrics-text" in (accept or "").lower():
+            return openmetrics.generate_latest(shown), openmetrics.CONTENT_TYPE_LATEST
+        return exposition.generate_latest(shown), exposition.CONTENT_TYPE_PLAIN_0_0_4
+
+    def _counter(self, family: Family) -> Counter:
+        return Counter(family.name, family.help, tuple(family.labels), registry=self._registry)
+
+    def _histogram(self, family: Family) -> Histogram:
+        return Histogram(
+            family.name, family.help, tuple(family.labels), buckets=family.buckets, registry=self._registry
+        )
+
+
+def _short(type_url: str) -> str:
+    return _SHORT_NAMES.get(type_url, OTHER)  # clients choose the type: unknown ones must not make series
+
+
+class _FromCatalog(Collector):
+    """Read off the catalog what can be read off it; counted once per catalog, however often it is scraped."""
+
+    def __init__(self, live: LiveCatalog, version: str, hit_ratio: Callable[[], float]) -> None:
+        self._live = live
+        self._hit_ratio = hit_ratio
+        self._version = version
+        self._counted: tuple[Catalog, int, dict[HealthStatus, int]] | None = None
+
+    def describe(self) -> Iterator[Metric]:
+        for family in (
+            families.REGISTERED_SERVICES,
+            families.HEALTHY_RATIO,
+            families.CACHE_HIT_RATIO,
+            families.REVISION,
+            families.INSTANCES,
+            families.BUILD_INFO,
+        ):
+            yield _gauge(family)
+
+    def collect(self) -> Iterator[Metric]:
+        catalog = self._live.current
+        services, by_status = self._count(catalog)
+        total = sum(by_status.values())
+        yield _gauge(families.REGISTERED_SERVICES, services)
+        yield _gauge(families.HEALTHY_RATIO, by_status[HealthStatus.HEALTHY] / total if total else 1.0)
+        yield _gauge(families.CACHE_HIT_RATIO, self._hit_ratio())
+        yield _gauge(families.REVISION, catalog.revision)
+        instances = _gauge(families.INSTANCES)
+        for status, count in by_status.items():
+            instances.add_metric((status,), count)
+        yield instances
+        build = _gauge(families.BUILD_INFO)
+        build.add_metric((self._version, platform.python_version()), 1)
+        yield build
+
+    def _count(self, catalog: Catalog) -> tuple[int, dict[HealthStatus, int]]:
+        counted = self._counted
+        if counted is None or counted[0] is not catalog:
+            by_status = dict.fromkeys(HealthStatus, 0)
+            services = 0
+            for service in catalog.services.values():
+                services += bool(service.entries)
+                for entry in service.entries.values():
+                    by_status[entry.status] += 1
+            counted = self._counted = (catalog, services, by_status)
+        return counted[1], counted[2]
+
+
+def _gauge(family: Family, value: float | None = None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(family.name, family.help, value=value, labels=tuple(family.labels) or None)
+
+
+class _WithoutCreated(Collector):
+    """Leave out the `_created` series, which double the number of counters; the library's own switch is global."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
