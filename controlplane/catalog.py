@@ -161,12 +161,15 @@ class Catalog:
     def address_of(self, instance: Instance) -> str | None:
         """Return the IP address that proxies are given; None while a DNS name has not been resolved.
 
-        A name with several addresses stands for the lowest of them, so that replicas agree (law 3).
+        A name with several addresses stands for one of them, IPv4 before IPv6, then the lowest: replicas agree
+        (law 3), and the family that every proxy can reach comes first.
         """
         if is_address(instance.host):
             return instance.host
         resolved = self.resolutions.get(instance.host)
-        return min(resolved.addresses) if resolved is not None and resolved.addresses else None
+        if resolved is None or not resolved.addresses:
+            return None
+        return min(resolved.addresses, key=lambda address: (":" in address, address))
 
     def _with(self, service: Service, change: Change) -> "tuple[Catalog, Change]":
         services = dict(self.services)

@@ -186,8 +186,8 @@ def test_only_the_changed_service_gets_a_new_revision() -> None:
 
 
 def test_a_name_with_several_addresses_stands_for_the_same_one_on_every_replica() -> None:
-    one = catalog(Resolved(host="api.internal", addresses=("10.0.0.2", "10.0.0.1")))
-    two = catalog(Resolved(host="api.internal", addresses=("10.0.0.1", "10.0.0.2")))
+    one = catalog(Resolved(host="api.internal", addresses=("::1", "10.0.0.2", "10.0.0.1")))
+    two = catalog(Resolved(host="api.internal", addresses=("10.0.0.1", "10.0.0.2", "::1")))
 
     api = instance(host="api.internal")
 
