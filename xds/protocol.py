@@ -395,9 +395,17 @@ class Subscription:
 
     def last_told(self, name: str) -> Resource | None:
         """Return what the client was last told of a name, whatever it made of it."""
-        if self.pending is not None and name in self.pending.changes:
-            return self.pending.changes[name]
+        if self.pending is not None:
+            if name in self.pending.changes:
+                return self.pending.changes[name]
+            if name in self.pending.kept:
+                return self.held.get(name)
         return self.doubt[name] if name in self.doubt else self.held.get(name)
+
+    def was_told_absence(self, name: str) -> bool:
+        """Say whether the client was told last that a name does not exist."""
+        told = self.last_told(name)
+        return told is None or self.is_absence(name, told.version)
 
     def is_absence(self, name: str, version: str) -> bool:
         """Say whether a version tells that the resource does not exist."""
@@ -437,9 +445,10 @@ class Subscription:
         sees at most 2k - 1 responses for k resources. SotW: quarantine what the client `named`, or else all
         as one set which is offered again when any of it changes; the rest goes in one corrective response.
         """
-        self.doubt.update(pending.changes)
-        suspects = named or pending.changes.keys()
-        batch = {name: _version(resource) for name, resource in pending.changes.items()}
+        changes = {name: resource for name, resource in pending.changes.items() if self.wants(name)}
+        self.doubt.update(changes)
+        suspects = named or changes.keys()
+        batch = {name: _version(resource) for name, resource in changes.items()}
         if split and len(batch) > 1:
             self.suspects = [part for part in self.suspects if part.keys().isdisjoint(batch)]
             self.suspects += _halves(batch, named)
@@ -463,7 +472,8 @@ class Subscription:
     def supersede(self) -> None:
         """Give up on an unanswered response because a newer one is about to be sent."""
         if self.pending is not None:
-            self.doubt.update(self.pending.changes)
+            told = {name: self.held.get(name) for name in self.pending.kept} | self.pending.changes
+            self.doubt.update({name: resource for name, resource in told.items() if self.wants(name)})
             self.pending = None
 
     def _again(self, names: Iterable[str]) -> None:
@@ -742,7 +752,7 @@ class Stream:
             if want is None:
                 if owed:
                     changes |= self._in_vain(sub, name, used=name in used)
-                elif sub.has_content(name) and (name in sub.repeat or sub.last_told(name) is not None):
+                elif sub.has_content(name) and (name in sub.repeat or not sub.was_told_absence(name)):
                     sub.leaving.add(name)
                 continue
             sub.leaving.discard(name)
@@ -764,7 +774,11 @@ class Stream:
         sub.repeat &= later
         sub.dirty = later - sub.owed
         if not changes:
-            changes = self._next_suspects(sub, target)
+            return self._next_suspects(sub, target)
+        if not split:  # the set is another one now, so what could not be taken out of the last may be tried again
+            for name in [name for name, refusal in sub.refused.items() if not refusal[name]]:
+                del sub.refused[name]
+                sub.leaving.add(name)
         return changes
 
     def _in_vain(self, sub: Subscription, name: str, *, used: bool) -> dict[str, Resource | None]:
