@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 
 from controlplane import plan
 from controlplane.model import SERVICE_NAME, ConsistentHash, HashOn, HealthStatus, Strategy
@@ -93,26 +94,25 @@ def _place(locality: object) -> str:
 
 
 def _addresses(planned: plan.Cluster) -> Iterator[str]:
+    """Check C-01, C-04 and C-05 for every endpoint: the one loop here whose speed is felt, at 10,000 endpoints."""
     owners: dict[tuple[str, int], str] = {}
     for group in planned.localities:
         for endpoint in group.endpoints:
-            yield from _endpoint(endpoint)
-            owner = owners.setdefault((endpoint.address, endpoint.port), endpoint.id)
-            if owner is not endpoint.id:
-                yield f"instance {endpoint.id}: {endpoint.address}:{endpoint.port} is instance {owner}'s (C-04)"
+            address = (endpoint.address, endpoint.port)
+            if address in owners:
+                yield f"instance {endpoint.id}: {address[0]}:{address[1]} is instance {owners[address]}'s (C-04)"
+            owners[address] = endpoint.id
+            if not _is_ip_address(endpoint.address):
+                yield f"instance {endpoint.id}: {endpoint.address!r} is not an IP address, and EDS takes no other"
+            if not 1 <= endpoint.port <= 65535:
+                yield f"instance {endpoint.id}: port {endpoint.port}, must be 1 to 65535"
+            if not 1 <= endpoint.weight <= _UINT32_MAX:
+                yield f"instance {endpoint.id}: weight {endpoint.weight}, must be 1 to 2³²-1; leave it out (C-01)"
+            if endpoint.status is HealthStatus.UNKNOWN:
+                yield f"instance {endpoint.id}: status unknown, healthy to Envoy; leave it out (C-05)"
 
 
-def _endpoint(endpoint: plan.Endpoint) -> Iterator[str]:
-    if not _is_ip_address(endpoint.address):
-        yield f"instance {endpoint.id}: {endpoint.address!r} is not an IP address, and EDS takes no other"
-    if not 1 <= endpoint.port <= 65535:
-        yield f"instance {endpoint.id}: port {endpoint.port}, must be 1 to 65535"
-    if not 1 <= endpoint.weight <= _UINT32_MAX:
-        yield f"instance {endpoint.id}: weight {endpoint.weight}, must be 1 to 2³²-1; leave it out instead (C-01)"
-    if endpoint.status is HealthStatus.UNKNOWN:
-        yield f"instance {endpoint.id}: status unknown, which Envoy takes for healthy; leave it out instead (C-05)"
-
-
+@lru_cache(maxsize=32_768)
 def _is_ip_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
