@@ -33,6 +33,13 @@ class Protocol(StrEnum):
     SOTW = "sotw"
 
 
+class OutputFormat(StrEnum):
+    """Name the forms in which data is printed."""
+
+    YAML = "yaml"
+    JSON = "json"
+
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; also CONFIG_FILE.")]
 ServerUrl = Annotated[
     str, typer.Option("--server", envvar="CONTROLPLANE_URL", help="Where the control plane's REST API is.")
@@ -119,6 +126,32 @@ def bootstrap(
         gateway_port=gateway_port,
     )
     typer.echo(text, nl=not text.endswith("\n"))
+
+
+@app.command()
+def render(
+    file: Annotated[Path, typer.Option("--file", "-f", exists=True, dir_okay=False, help="YAML file of services.")],
+    output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.YAML,
+    gateway_host: Annotated[str, typer.Option(help="Address of the gateway listener.")] = "127.0.0.1",
+    gateway_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway listener.")] = 10000,
+) -> None:
+    """Print what Envoys would be told of the services in a file, without a network; exit 3 where it has faults."""
+    import json  # noqa: PLC0415
+
+    import yaml  # noqa: PLC0415
+
+    from controlplane.render import RenderError, load  # noqa: PLC0415
+    from controlplane.render import render as make  # noqa: PLC0415
+    from controlplane.translate.decode import documents  # noqa: PLC0415
+
+    try:
+        told = documents(make(load(file.read_text(encoding="utf-8")), gateway_host, gateway_port))
+    except (RenderError, UnicodeDecodeError) as error:
+        fail(f"{file}: {error}", 3)
+    if output is OutputFormat.JSON:
+        typer.echo(json.dumps(told, indent=2))
+    else:
+        typer.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @app.command()

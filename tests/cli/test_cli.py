@@ -1,0 +1,114 @@
+"""What an operator types and gets: data on stdout, talk on stderr, exit status 0, 1, 2 or 3."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from controlplane.cli import app
+
+pytestmark = pytest.mark.unit
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+    for name in ("ENVIRONMENT", "SERVICE_PORT", "XDS_PORT", "CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    return CliRunner()
+
+
+def test_bootstrap_prints_yaml_with_the_id_quoted(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["bootstrap", "--node", "n", "--cluster", "1e3", "--xds", "[::1]:18001"])
+
+    assert result.exit_code == 0
+    document = yaml.safe_load(result.stdout)
+    assert document["node"] == {"id": "n", "cluster": "1e3"}
+    endpoint = document["static_resources"]["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
+    assert endpoint["endpoint"]["address"]["socket_address"] == {"address": "::1", "port_value": 18001}
+    assert "load_stats_config" in document["cluster_manager"]
+
+
+@pytest.mark.parametrize(("protocol", "api_type"), [("sotw", "GRPC"), ("delta", "DELTA_GRPC")])
+def test_bootstrap_speaks_either_variant(cli: CliRunner, protocol: str, api_type: str) -> None:
+    result = cli.invoke(app, ["bootstrap", "--node", "a", "--cluster", "b", "--protocol", protocol])
+
+    assert yaml.safe_load(result.stdout)["dynamic_resources"]["ads_config"]["api_type"] == api_type
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "host:0", "host:70000", ":18000", "host:x"])
+def test_an_address_that_is_none_is_a_usage_error(cli: CliRunner, address: str) -> None:
+    result = cli.invoke(app, ["bootstrap", "--node", "a", "--cluster", "b", "--xds", address])
+
+    assert result.exit_code == 2
+    assert "--xds" in result.stderr
+    assert result.stdout == ""
+
+
+def test_render_prints_what_envoys_would_be_told(cli: CliRunner) -> None:
+    case = GOLDEN / "weights"
+
+    result = cli.invoke(app, ["render", "-f", str(case / "in.yaml"), "-o", "json"])
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["clusters"] == list(yaml.safe_load_all((case / "clusters.yaml").read_text()))
+
+
+def test_render_names_every_fault_and_exits_3(cli: CliRunner, tmp_path: Path) -> None:
+    file = tmp_path / "services.yaml"
+    file.write_text("services: {web: {instances: [{host: 10.0.0.1, port: 0}, {hots: x}]}}")
+
+    result = cli.invoke(app, ["render", "-f", str(file)])
+
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    assert "port" in result.stderr
+    assert "hots" in result.stderr
+
+
+def test_config_check_names_every_fault_and_exits_3(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["config", "check"], env={"XDS_PORT": "x", "SERVICE_PORT": "-1"})
+
+    assert result.exit_code == 3
+    assert "XDS_PORT" in result.stderr
+    assert "SERVICE_PORT" in result.stderr
+
+
+def test_config_show_says_where_values_come_from_and_masks_secrets(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["config", "show", "--origin"], env={"XDS_PORT": "1234", "CONSUL_TOKEN": "s3cr3t"})
+
+    assert "XDS_PORT=1234  # environment" in result.stdout
+    assert "SERVICE_PORT=8090  # default" in result.stdout
+    assert "s3cr3t" not in result.output
+
+
+def test_config_schema_is_json_schema(cli: CliRunner) -> None:
+    assert "service_port" in json.loads(cli.invoke(app, ["config", "schema"]).stdout)["properties"]
+
+
+def test_serve_refuses_a_faulty_configuration_with_all_faults(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["serve", "--service-port", "0"], env={"XDS_PORT": "x", "LOG_FORMAT": "xml"})
+
+    assert result.exit_code == 2
+    assert "XDS_PORT" in result.stderr
+    assert "LOG_FORMAT" in result.stderr
+
+
+def test_health_fails_where_nothing_listens(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["health", "--server", "http://127.0.0.1:1"])
+
+    assert result.exit_code == 1
+    assert "cannot reach" in result.stderr
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "controlplane", "version"], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert result.stdout.strip()[0].isdigit()
