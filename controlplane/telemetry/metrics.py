@@ -143,7 +143,8 @@ class Metrics:
         """
         shown = _WithoutCreated(self._registry)
         if "application/openmetrics-text" in (accept or "").lower():
-            return openmetrics.generate_latest(shown), openmetrics.CONTENT_TYPE_LATEST
+            body: bytes = openmetrics.generate_latest(shown)  # type: ignore[no-untyped-call]  # it has no annotations
+            return body, openmetrics.CONTENT_TYPE_LATEST
         return exposition.generate_latest(shown), exposition.CONTENT_TYPE_PLAIN_0_0_4
 
     def _counter(self, family: Family) -> Counter:
