@@ -17,7 +17,7 @@ have found (healthy where left out), or `verdict` says it in full. A DNS name co
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -65,9 +65,10 @@ def load(text: str) -> Catalog:
     """
     try:
         document = yaml.safe_load(text)
+        twice = list(_given_twice(yaml.compose(text, Loader=yaml.SafeLoader)))
     except yaml.YAMLError as error:
         raise RenderError([f"not YAML: {error}"]) from error
-    reader = _Reader()
+    reader = _Reader(twice)
     catalog = reader.catalog(document)
     if reader.faults:
         raise RenderError(reader.faults)
@@ -77,20 +78,25 @@ def load(text: str) -> Catalog:
 def render(catalog: Catalog, gateway_host: str, gateway_port: int) -> Snapshot:
     """Return what Envoys are told of a catalog.
 
-    Raises RenderError where a resource would be refused, with the service's name.
+    Raises RenderError where a resource would be refused, with the service's name, and where the gateway's host is
+    no IP address.
     """
     planned = [plan(service, catalog) for _, service in sorted(catalog.services.items()) if service.has_cluster]
     faults = [f"services.{each.name}: {problem}" for each in planned for problem in lint.problems(each)]
     if faults:
         raise RenderError(faults)
-    return snapshot(planned, gateway=gateway(gateway_host, gateway_port))
+    try:
+        listener = gateway(gateway_host, gateway_port)
+    except ValueError as error:
+        raise RenderError([f"the gateway's host: {error}"]) from error
+    return snapshot(planned, gateway=listener)
 
 
 class _Reader:
     """Turn a parsed document into a catalog, collecting faults instead of stopping at the first."""
 
-    def __init__(self) -> None:
-        self.faults: list[str] = []
+    def __init__(self, faults: list[str]) -> None:
+        self.faults = faults
 
     def catalog(self, document: Any) -> Catalog:
         top = self._mapping(document, "", {"services", "resolutions"})
@@ -200,6 +206,22 @@ class _Reader:
             self.faults.append(f"{path}: expected a list, found {type(value).__name__}")
             return []
         return value
+
+
+def _given_twice(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    """Find the keys that a mapping holds twice: the reader would take the last and say nothing."""
+    match node:
+        case yaml.MappingNode():
+            seen = set()
+            for key, value in node.value:
+                where = f"{path}.{key.value}" if path else str(key.value)
+                if key.value in seen:
+                    yield f"{where}: given twice, again in line {key.start_mark.line + 1}"
+                seen.add(key.value)
+                yield from _given_twice(value, where)
+        case yaml.SequenceNode():
+            for number, each in enumerate(node.value):
+                yield from _given_twice(each, f"{path}[{number}]")
 
 
 def _with_empty_clusters(catalog: Catalog, names: list[ServiceName]) -> Catalog:

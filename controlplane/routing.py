@@ -7,7 +7,7 @@ Pure. Every service is reached by its own host name, and under a path of its nam
 from dataclasses import dataclass
 
 from controlplane import plan
-from controlplane.model import ConsistentHash, HashOn, Policy, ServiceName, Strategy
+from controlplane.model import ConsistentHash, HashOn, ServiceName, Strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +35,17 @@ class ServiceRoutes:
 
 
 def service_routes(planned: plan.Cluster) -> ServiceRoutes:
-    """Decide how a service is reached."""
-    return routes_of(planned.name, planned.policy)
-
-
-def routes_of(service: ServiceName, policy: Policy) -> ServiceRoutes:
-    """Decide how a service with that policy is reached.
+    """Decide how a service is reached.
 
     No prefix of one service begins with another's, as names hold no `/`: their order does not matter.
     """
+    name, policy = planned.name, planned.policy
     hash_on = None
     if policy.strategy is Strategy.CONSISTENT_HASH:
         hash_on = (policy.consistent_hash or ConsistentHash()).hash_on
     return ServiceRoutes(
-        service=service,
-        domains=(service, f"{service}:*"),
-        by_host=Route(prefix="/", cluster=service, timeout_s=policy.timeout, hash_on=hash_on),
-        by_path=Route(prefix=f"/{service}/", cluster=service, rewrite="/", timeout_s=policy.timeout, hash_on=hash_on),
+        service=name,
+        domains=(name, f"{name}:*"),
+        by_host=Route(prefix="/", cluster=name, timeout_s=policy.timeout, hash_on=hash_on),
+        by_path=Route(prefix=f"/{name}/", cluster=name, rewrite="/", timeout_s=policy.timeout, hash_on=hash_on),
     )

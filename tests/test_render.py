@@ -2,7 +2,7 @@
 
 import pytest
 
-from controlplane.model import HealthStatus, InstanceId, Policy, ServiceName, Strategy
+from controlplane.model import HealthStatus, InstanceId, Policy, Resolved, ServiceName, Strategy
 from controlplane.render import RenderError, load, render
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE
 
@@ -72,6 +72,10 @@ def web(fields: str) -> str:
     ("text", "fault"),
     [
         pytest.param("services: [", "not YAML: ", id="no YAML"),
+        pytest.param(
+            "services:\n  web: {}\n  web: {}", "services.web: given twice, again in line 3", id="a service twice"
+        ),
+        pytest.param(web("weight: 1, weight: 2"), "services.web.instances[0].weight: given twice", id="a field twice"),
         pytest.param("[]", "the file: expected a mapping, found list", id="a list at the top"),
         pytest.param(
             "service: {}", "service: unknown field; expected one of resolutions, services", id="a typo on top"
@@ -164,4 +168,19 @@ def test_all_faults_are_told_at_once() -> None:
         "services.web.instances[0].host",
         "services.web.instances[1].port",
         "services.Api",
+    ]
+
+
+def test_the_gateways_host_must_be_an_address() -> None:
+    with pytest.raises(RenderError, match=r"the gateway's host: 'gateway\.local' does not appear to be"):
+        render(load(""), "gateway.local", 10000)
+
+
+def test_what_envoy_would_refuse_is_not_rendered() -> None:
+    catalog = load("services: {web: {instances: [{host: api.internal, port: 80}]}, api: {}}")
+    resolved, _ = catalog.apply(Resolved(host="api.internal", addresses=("fe80::1%eth0",)))
+    with pytest.raises(RenderError) as raised:
+        render(resolved, "127.0.0.1", 10000)
+    assert raised.value.faults == [
+        "services.web: instance web-api.internal-80: 'fe80::1%eth0' is not an IP address, and EDS takes no other"
     ]
