@@ -1,0 +1,921 @@
+"""The protocol's rules, one short conversation each, named after the item of the conformance list.
+
+The notation is explained in `tests/xds/transcript.py`. Silence where a response is not written is part of each.
+"""
+
+import pytest
+
+from tests.xds.transcript import Replay
+from xds.protocol import named_in
+
+pytestmark = pytest.mark.unit
+
+SOTW = {
+    "S-01 the first answer is everything, with version and nonce; S-02 an ACK is terminal": """
+        = sotw
+        = offer CDS a@1 b@1
+        > CDS []
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        ! Acked
+    """,
+    "S-05 a NACK is known by its error, even where the previous version equals the rejected one": """
+        = sotw
+        = offer EDS a@1 b@1
+        > EDS [a]
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        > EDS [a b]
+        < EDS [b@1] nonce=2
+        > EDS nack 2 no
+        ! Nacked
+    """,
+    "S-06 an old version with the new nonce and no error is noted, and not answered": """
+        = sotw
+        = offer EDS a@1
+        > EDS [a]
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        = offer EDS a@2
+        < EDS [a@2] nonce=2
+        > EDS ignore 2
+        ! Ignored
+        > EDS nonce=2
+        = offer EDS a@3
+        < EDS [a@3] nonce=3
+    """,
+    "S-07 an ACK of another nonce than the last changes nothing": """
+        = sotw
+        = offer EDS a@1
+        > EDS [a]
+        < EDS [a@1] nonce=1
+        > EDS [a] nonce=0
+        ! Outdated
+        = offer EDS a@2
+        > EDS ack 1
+        ! Acked
+        < EDS [a@2] nonce=2
+    """,
+    "S-08 a list that grew before the client saw the last response is served once": """
+        = sotw
+        = offer EDS a@1 b@1
+        > EDS [a]
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        = offer EDS a@2
+        < EDS [a@2] nonce=2
+        > EDS [a b] nonce=1
+        > EDS [a b] ack 2
+        < EDS [b@1] nonce=3
+        > EDS ack 3
+    """,
+    "S-09 the first request of a stream is initial even if it carries a nonce": """
+        = sotw
+        = offer CDS a@1
+        > CDS [] nonce=old
+        < CDS [a@1] nonce=1
+    """,
+    "S-11 a newer request supersedes one that was not answered yet": """
+        = sotw
+        > EDS [a]
+        > EDS [b]
+        = offer EDS a@1 b@1
+        < EDS [b@1] nonce=1
+    """,
+    "S-13 after a NACK the good is kept, and the next version goes at once": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        = offer CDS a@2
+        < CDS [a@2] nonce=2
+        > CDS nack 2 a is bad
+        = offer CDS a@3
+        < CDS [a@3] nonce=3
+    """,
+    "S-13 a newer version that was waiting for the answer goes directly after the NACK": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        = offer CDS a@2
+        > CDS nack 1 a is bad
+        < CDS [a@2] nonce=2
+    """,
+    "T-05 an unknown type is met with silence, and the others go on": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > FOO [x]
+        = offer CDS a@2
+        < CDS [a@2] nonce=2
+    """,
+    "T-07 the NACK of one type leaves the others alone, and a foreign nonce is stale": """
+        = sotw
+        = offer CDS a@1, EDS a@1, LDS l@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > LDS []
+        < LDS [l@1] nonce=2
+        > LDS nack 2 no
+        > EDS [a] nonce=1
+        < EDS [a@1] nonce=3
+        > EDS [a] nonce=1
+        ! Outdated
+        > EDS ack 3
+        = offer EDS a@2
+        < EDS [a@2] nonce=4
+    """,
+    "W-02 a list that grows is answered although the version did not change": """
+        = sotw
+        = offer EDS a@1 b@1
+        > EDS [a]
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        > EDS [a b] nonce=1
+        < EDS [b@1] nonce=2
+    """,
+    "W-03 a name that was dropped from the list is no longer told": """
+        = sotw
+        = offer EDS a@1 b@1
+        > EDS [a b]
+        < EDS [a@1 b@1] nonce=1
+        > EDS [b] ack 1
+        = offer EDS a@2
+        = offer EDS b@2
+        < EDS [b@2] nonce=2
+    """,
+    "W-04 a name that was dropped and asked for again is sent again": """
+        = sotw
+        = offer EDS a@1
+        > EDS [a]
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        > EDS [] nonce=1
+        > EDS [a] nonce=1
+        < EDS [a@1] nonce=2
+    """,
+    "W-05 giving up the last name is not a wildcard": """
+        = sotw
+        = offer CDS a@1 b@1
+        > CDS [a]
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > CDS [] nonce=1
+        = offer CDS a@2
+    """,
+    "W-06 the explicit wildcard comes and goes": """
+        = sotw
+        = offer CDS a@1 b@1
+        > CDS [*]
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > CDS [* z] nonce=1
+        < CDS [a@1 b@1] nonce=2
+        > CDS ack 2
+        > CDS [a] nonce=2
+        < CDS [a@1] nonce=3
+        > CDS ack 3
+        = offer CDS b@2
+        > CDS [] nonce=3
+        = offer CDS a@2
+    """,
+    "W-07a an empty first list means everything for clusters": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+    """,
+    "W-07b an empty list after an explicit name means nothing": """
+        = sotw
+        = offer LDS l@1 m@1
+        > LDS [l]
+        < LDS [l@1] nonce=1
+        > LDS ack 1
+        > LDS [] nonce=1
+        = offer LDS m@2
+    """,
+    "W-07c an explicit name ends the legacy wildcard for good": """
+        = sotw
+        = offer CDS a@1 b@1
+        > CDS []
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > CDS [a] nonce=1
+        < CDS [a@1] nonce=2
+        > CDS ack 2
+        > CDS [] nonce=2
+        = offer CDS a@2 b@2
+    """,
+    "W-07d an empty first list means nothing for endpoints": """
+        = sotw
+        = offer EDS a@1
+        > EDS []
+        = offer EDS a@2
+    """,
+    "W-08 a wildcard follows additions; G-01 with the full list": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        = offer CDS b@1
+        < CDS [a@1 b@1] nonce=2
+    """,
+    "W-09 the first wildcard answer is sent even if empty": """
+        = sotw
+        = offer
+        > CDS []
+        < CDS [] nonce=1
+        > CDS ack 1
+    """,
+    "R-09 before there is a snapshot nobody is answered": """
+        = sotw
+        > CDS []
+        > LDS []
+        = offer CDS a@1
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        < LDS [] nonce=2
+    """,
+    "W-10 an empty name and a star are no endpoints": """
+        = sotw
+        = offer EDS a@1
+        > EDS [a *]
+        < EDS [a@1] nonce=1
+    """,
+    "G-01 a change of one named cluster comes with the other named one": """
+        = sotw
+        = offer CDS a@1 b@1 c@1
+        > CDS [a b]
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        = offer CDS a@2 c@2
+        < CDS [a@2 b@1] nonce=2
+    """,
+    "G-02 a change of one assignment comes alone": """
+        = sotw
+        = offer EDS a@1 b@1
+        > EDS [a b]
+        < EDS [a@1 b@1] nonce=1
+        > EDS ack 1
+        = offer EDS b@2
+        < EDS [b@2] nonce=2
+    """,
+    "G-03 a removed cluster is missing from the next response, and the last one leaves it empty": """
+        = sotw
+        = offer CDS a@1 b@1
+        > CDS []
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        = offer CDS -b
+        < CDS [a@1] nonce=2
+        > CDS ack 2
+        = offer CDS -a
+        < CDS [] nonce=3
+    """,
+    "G-06 a missing cluster is answered by its absence, and sent when it appears": """
+        = sotw
+        = offer CDS a@1
+        > CDS [x]
+        < CDS [] nonce=1
+        > CDS ack 1
+        = offer CDS x@1
+        < CDS [x@1] nonce=2
+    """,
+    "G-06 a missing route table is met with silence, and sent when it appears": """
+        = sotw
+        = offer CDS a@1
+        > RDS [x]
+        = offer RDS x@1
+        < RDS [x@1] nonce=1
+    """,
+    "G-07 a missing assignment is answered by an empty one, and sent when it appears": """
+        = sotw
+        = offer EDS a@1
+        > EDS [a x]
+        < EDS [a@1 x@none] nonce=1
+        > EDS ack 1
+        = offer EDS x@1
+        < EDS [x@1] nonce=2
+    """,
+    "G-07 the assignment of a removed cluster is answered by an empty one": """
+        = sotw
+        = offer CDS a@1 b@1, EDS a@1 b@1
+        > CDS []
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > EDS [a b]
+        < EDS [a@1 b@1] nonce=2
+        > EDS ack 2
+        = offer CDS -b, EDS -b
+        < CDS [a@1] nonce=3
+        > CDS ack 3
+        < EDS [b@none] nonce=4
+        > EDS ack 4
+    """,
+    "O-01 a changed cluster has its assignment sent again, O-02 once": """
+        = sotw
+        = offer CDS a@1, EDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > EDS [a]
+        < EDS [a@1] nonce=2
+        > EDS ack 2
+        = offer CDS a@2
+        < CDS [a@2] nonce=3
+        < EDS [a@1] nonce=4
+        > EDS ack 4
+        > CDS ack 3
+        > EDS [a] nonce=4
+    """,
+    "O-02 an ACK that was under way does not use up the assignment that a cluster waits for": """
+        = sotw
+        = offer CDS a@1, EDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > EDS [a]
+        < EDS [a@1] nonce=2
+        = offer CDS a@2
+        < CDS [a@2] nonce=3
+        > EDS ack 2
+        < EDS [a@1] nonce=4
+    """,
+    "O-05 make before break: the old cluster stays in the set until the route has moved": """
+        = sotw
+        = offer CDS a@1, EDS a@1, LDS l@1>r, RDS r@1>a
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > EDS [a]
+        < EDS [a@1] nonce=2
+        > EDS ack 2
+        > LDS []
+        < LDS [l@1] nonce=3
+        > LDS ack 3
+        > RDS [r]
+        < RDS [r@1] nonce=4
+        > RDS ack 4
+        = offer CDS b@1 -a, EDS b@1 -a, RDS r@2>b
+        < CDS [a@1 b@1] nonce=5
+        > CDS ack 5
+        < RDS [r@2] nonce=6
+        > EDS [a b] nonce=2
+        < EDS [b@1] nonce=7
+        > EDS ack 7
+        > RDS ack 6
+        < CDS [b@1] nonce=8
+        > EDS [b] nonce=7
+        > CDS ack 8
+    """,
+    "O-06 a route that the client refuses keeps its old cluster": """
+        = sotw
+        = offer CDS a@1, RDS r@1>a
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > RDS [r]
+        < RDS [r@1] nonce=2
+        > RDS ack 2
+        = offer CDS b@1 -a, RDS r@2>b
+        < CDS [a@1 b@1] nonce=3
+        > CDS ack 3
+        < RDS [r@2] nonce=4
+        > RDS nack 4 no
+        = offer RDS r@3>b
+        < RDS [r@3] nonce=5
+        > RDS ack 5
+        < CDS [b@1] nonce=6
+    """,
+    "O-06 a route to a cluster that was refused waits, and the old one stays": """
+        = sotw
+        = offer CDS a@1, RDS r@1>a
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > RDS [r]
+        < RDS [r@1] nonce=2
+        > RDS ack 2
+        = offer CDS b@1, RDS r@2>b
+        < CDS [a@1 b@1] nonce=3
+        > CDS nack 3 b is bad
+        = offer CDS b@2
+        < CDS [a@1 b@2] nonce=4
+        > CDS ack 4
+        < RDS [r@2] nonce=5
+    """,
+    "O-06 an answer that never comes stops nobody for ever": """
+        = sotw
+        = offer CDS a@1, LDS l@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > LDS []
+        = stop waiting CDS
+        < LDS [l@1] nonce=2
+        = offer CDS a@2
+        < CDS [a@2] nonce=3
+        > CDS ack 1
+        ! Outdated
+        > CDS ack 3
+        ! Acked
+    """,
+    "O-06 a late answer counts": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        = stop waiting CDS
+        > CDS ack 1
+        ! Acked
+    """,
+    "O-07 while a response is unanswered, changes are merged": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        = offer CDS a@2
+        = offer CDS a@3
+        = offer CDS a@4 b@1
+        > CDS ack 1
+        < CDS [a@4 b@1] nonce=2
+    """,
+    "P-05 what changed and changed back is not told": """
+        = sotw
+        = offer EDS a@1
+        > EDS [a]
+        < EDS [a@1] nonce=1
+        = offer EDS a@2
+        = offer EDS a@1
+        > EDS ack 1
+    """,
+    "P-03 one refused resource means silence until it changes": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS nack 1 no
+        > CDS [] nonce=1
+        = offer EDS a@1
+        = offer CDS a@2
+        < CDS [a@2] nonce=2
+    """,
+    "P-03 the named culprit of a set is left out, once": """
+        = sotw
+        = offer CDS a@1 b@1 c@1
+        > CDS []
+        < CDS [a@1 b@1 c@1] nonce=1
+        > CDS nack 1 cluster b: connect_timeout must be positive
+        < CDS [a@1 c@1] nonce=2
+        > CDS ack 2
+        = offer CDS c@2
+        < CDS [a@1 c@2] nonce=3
+        > CDS ack 3
+        = offer CDS b@2
+        < CDS [a@1 b@2 c@2] nonce=4
+    """,
+    "P-03 where nobody is named the whole set is refused, and offered again when any of it changes": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        = offer CDS b@1 c@1
+        < CDS [a@1 b@1 c@1] nonce=2
+        > CDS nack 2 no
+        = offer CDS a@2
+        < CDS [a@2] nonce=3
+        > CDS ack 3
+        = offer CDS c@2
+        < CDS [a@2 b@1 c@2] nonce=4
+        > CDS ack 4
+    """,
+    "P-03 going back to the version that the client had is told, since it may have applied the other": """
+        = sotw
+        = offer CDS a@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        = offer CDS a@2
+        < CDS [a@2] nonce=2
+        > CDS nack 2 no
+        = offer CDS a@1
+        < CDS [a@1] nonce=3
+        > CDS ack 3
+    """,
+    "K-01 a client that names everything gets along without a wildcard, from the listener down": """
+        = sotw
+        = offer LDS l@1>r, RDS r@1>a, CDS a@1 b@1, EDS a@1 b@1
+        > LDS [l]
+        < LDS [l@1] nonce=1
+        > LDS ack 1
+        > RDS [r]
+        < RDS [r@1] nonce=2
+        > RDS ack 2
+        > CDS [a]
+        < CDS [a@1] nonce=3
+        > CDS ack 3
+        > EDS [a]
+        < EDS [a@1] nonce=4
+        > EDS ack 4
+        = offer RDS r@2>b, CDS b@2
+        < RDS [r@2] nonce=5
+        > RDS ack 5
+        > CDS [b] nonce=3
+        < CDS [b@2] nonce=6
+    """,
+    "G-04 a removed route table is nothing to tell, its return is": """
+        = sotw
+        = offer LDS l@1, RDS r@1
+        > RDS [r]
+        < RDS [r@1] nonce=1
+        > RDS ack 1
+        = offer RDS -r
+        = offer RDS r@1
+        < RDS [r@1] nonce=2
+    """,
+}
+
+DELTA = {
+    "D-01 an empty first request for clusters means everything": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        ! Acked
+    """,
+    "D-03 only what changed is sent": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        = offer CDS b@2
+        < CDS [b@2] nonce=2
+    """,
+    "D-04 a removal is told once, and a return is a new resource": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        = offer CDS -b
+        < CDS [] -b nonce=2
+        > CDS ack 2
+        = offer CDS b@1
+        < CDS [b@1] nonce=3
+    """,
+    "D-05 a name beside the wildcard is answered again and survives it": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > CDS +a
+        < CDS [a@1] nonce=2
+        > CDS ack 2
+        = offer CDS b@2
+        < CDS [b@2] nonce=3
+        > CDS ack 3
+        > CDS -*
+        = offer CDS b@3
+        = offer CDS a@2
+        < CDS [a@2] nonce=4
+        > CDS ack 4
+        > CDS -a
+        = offer CDS a@3
+    """,
+    "D-06 a name that is subscribed again is sent again": """
+        = delta
+        = offer EDS a@1
+        > EDS +a
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        > EDS +a
+        < EDS [a@1] nonce=2
+    """,
+    "D-07 a missing name is removed at once, watched, and sent when it appears": """
+        = delta
+        = offer CDS a@1
+        > CDS +x
+        < CDS [] -x nonce=1
+        > CDS ack 1
+        = offer CDS x@1
+        < CDS [x@1] nonce=2
+    """,
+    "D-07 an assignment that no cluster uses is removed, one whose cluster exists is empty": """
+        = delta
+        = offer CDS a@1
+        > EDS +a +x
+        < EDS [a@none] -x nonce=1
+        > EDS ack 1
+        = offer EDS x@1
+        < EDS [x@1] nonce=2
+    """,
+    "D-08 an unsubscribed name is not told, an unknown one is ignored": """
+        = delta
+        = offer EDS a@1 b@1
+        > EDS +a +b
+        < EDS [a@1 b@1] nonce=1
+        > EDS ack 1
+        > EDS -a -phantom
+        = offer EDS a@2
+        = offer EDS b@2
+        < EDS [b@2] nonce=2
+    """,
+    "D-09 unsubscribing a name under a wildcard is answered": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS +* +a +x
+        < CDS [a@1 b@1] -x nonce=1
+        > CDS ack 1
+        > CDS -a
+        < CDS [a@1] nonce=2
+        > CDS ack 2
+        > CDS -x
+        < CDS [] -x nonce=3
+    """,
+    "D-10 a name that is subscribed and unsubscribed in one message is on, and sent": """
+        = delta
+        = offer EDS a@1
+        > EDS +a
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        > EDS +a -a
+        < EDS [a@1] nonce=2
+        > EDS ack 2
+        = offer EDS a@2
+        < EDS [a@2] nonce=3
+    """,
+    "D-11 whatever the nonce, the subscription counts": """
+        = delta
+        = offer EDS a@1 b@1 c@1
+        > EDS +a
+        < EDS [a@1] nonce=1
+        > EDS +b nonce=77
+        ! Outdated Subscribed
+        > EDS +c
+        ! Subscribed
+        > EDS ack 1
+        < EDS [b@1 c@1] nonce=2
+    """,
+    "D-12 a refused resource is silent until it changes": """
+        = delta
+        = offer CDS a@1
+        > CDS
+        < CDS [a@1] nonce=1
+        > CDS nack 1 no
+        ! Nacked
+        = offer EDS a@1
+        = offer CDS a@2
+        < CDS [a@2] nonce=2
+    """,
+    "D-12 a refused batch is halved until the bad one stands alone": """
+        = delta
+        = offer CDS a@1 b@1 c@1 d@1
+        > CDS
+        < CDS [a@1 b@1 c@1 d@1] nonce=1
+        > CDS nack 1 no
+        < CDS [a@1 b@1] nonce=2
+        > CDS nack 2 no
+        < CDS [c@1 d@1] nonce=3
+        > CDS ack 3
+        < CDS [a@1] nonce=4
+        > CDS ack 4
+        < CDS [b@1] nonce=5
+        > CDS nack 5 no
+        = offer CDS b@2
+        < CDS [b@2] nonce=6
+        > CDS ack 6
+    """,
+    "D-12 where the client names the culprit the others go first": """
+        = delta
+        = offer CDS a@1 b@1 c@1 d@1
+        > CDS
+        < CDS [a@1 b@1 c@1 d@1] nonce=1
+        > CDS nack 1 Error adding/updating cluster(s) b: no
+        < CDS [a@1 c@1 d@1] nonce=2
+        > CDS ack 2
+        < CDS [b@1] nonce=3
+        > CDS nack 3 Error adding/updating cluster(s) b: no
+    """,
+    "D-12 a suspect that changed meanwhile goes as what it is now": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS nack 1 no
+        < CDS [a@1] nonce=2
+        = offer CDS b@2
+        > CDS ack 2
+        < CDS [b@2] nonce=3
+        > CDS ack 3
+    """,
+    "D-13 the first answer is sent even if empty": """
+        = delta
+        = offer
+        > CDS
+        < CDS [] nonce=1
+        > CDS ack 1
+    """,
+    "D-13 the first answer is sent even if the client has everything": """
+        = delta
+        = offer LDS l@1
+        > LDS {l@1}
+        < LDS [] nonce=1
+        > LDS ack 1
+        = offer LDS l@2
+        < LDS [l@2] nonce=2
+    """,
+    "D-15 the assignment goes after its cluster": """
+        = delta
+        = offer CDS a@1 b@1, EDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > EDS +a +b
+        < EDS [a@1 b@1] nonce=2
+        > EDS ack 2
+        = offer CDS -b, EDS -b
+        < CDS [] -b nonce=3
+        > CDS ack 3
+        < EDS [] -b nonce=4
+        > EDS ack 4
+        > EDS +b
+        < EDS [b@none] nonce=5
+    """,
+    "R-01 a reconnecting client is told what it missed, additions before removals": """
+        = delta
+        = offer CDS a@1 b@2 c@1
+        > CDS {a@1 b@1 gone@1}
+        < CDS [b@2 c@1] nonce=1
+        > CDS ack 1
+        < CDS [] -gone nonce=2
+        > CDS ack 2
+        = offer CDS a@2
+        < CDS [a@2] nonce=3
+    """,
+    "R-01 the same with an explicit wildcard, in one response where nothing else is on the stream": """
+        = delta CDS
+        = offer CDS a@1 b@2 c@1
+        > CDS +* {a@1 b@1 gone@1}
+        < CDS [b@2 c@1] -gone nonce=1
+    """,
+    "R-01 a cluster goes only once no route of unknown content is left": """
+        = delta
+        = offer CDS b@1, LDS l@1>r, RDS r@2>b
+        > CDS {a@1 b@1}
+        < CDS [] nonce=1
+        > LDS {l@1}
+        > RDS +r {r@1}
+        > CDS ack 1
+        < LDS [] nonce=2
+        > LDS ack 2
+        < RDS [r@2] nonce=3
+        > RDS ack 3
+        < CDS [] -a nonce=4
+    """,
+    "R-02 the versions of the first message are no subscription, and later ones are ignored": """
+        = delta
+        = offer EDS a@1 b@1
+        > EDS +a {a@1 b@7}
+        < EDS [a@1] nonce=1
+        > EDS ack 1
+        = offer EDS b@2
+        > EDS +b {b@2}
+        < EDS [b@2] nonce=2
+    """,
+    "R-04 a named subscription is answered although the version is current": """
+        = delta
+        = offer RDS r@1
+        > RDS +r {r@1}
+        < RDS [r@1] nonce=1
+    """,
+    "R-05 a cluster that is sent on reconnect has its assignment sent after it": """
+        = delta
+        > EDS +a {a@1}
+        > CDS {a@1}
+        = offer CDS a@2, EDS a@1
+        < CDS [a@2] nonce=1
+        < EDS [a@1] nonce=2
+    """,
+    "R-06 a name that was removed while the client was away is removed": """
+        = delta
+        = offer RDS r@1
+        > RDS +gone {gone@1}
+        < RDS [] -gone nonce=1
+    """,
+    "T-05 an unknown type is answered by removals, and the others go on": """
+        = delta
+        = offer CDS a@1
+        > FOO +x
+        < FOO [] -x nonce=1
+        > CDS
+        < CDS [a@1] nonce=2
+        > FOO ack 1
+        > CDS ack 2
+    """,
+    "W-07d an empty first request for endpoints means nothing": """
+        = delta
+        = offer EDS a@1
+        > EDS
+        = offer EDS a@2
+    """,
+    "O-01 a changed cluster has its assignment sent again without being asked": """
+        = delta
+        = offer CDS a@1 b@1, EDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > EDS +a +b
+        < EDS [a@1 b@1] nonce=2
+        > EDS ack 2
+        = offer CDS a@2 b@2
+        < CDS [a@2 b@2] nonce=3
+        < EDS [a@1 b@1] nonce=4
+        > EDS ack 4
+        > CDS ack 3
+    """,
+    "O-05 make before break over the whole chain": """
+        = delta
+        = offer CDS a@1, EDS a@1, LDS l@1>r, RDS r@1>a
+        > CDS
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > EDS +a
+        < EDS [a@1] nonce=2
+        > EDS ack 2
+        > LDS
+        < LDS [l@1] nonce=3
+        > LDS ack 3
+        > RDS +r
+        < RDS [r@1] nonce=4
+        > RDS ack 4
+        = offer CDS b@1 -a, EDS b@1 -a, LDS m@1>s -l, RDS s@1>b -r
+        < CDS [b@1] nonce=5
+        > EDS +b
+        < EDS [b@1] nonce=6
+        > EDS ack 6
+        > CDS ack 5
+        < LDS [m@1] nonce=7
+        > LDS ack 7
+        < LDS [] -l nonce=8
+        > RDS +s
+        > LDS ack 8
+        < RDS [s@1] nonce=9
+        > RDS ack 9
+        < RDS [] -r nonce=10
+        > RDS -r
+        > RDS ack 10
+        < CDS [] -a nonce=11
+        > CDS ack 11
+        < EDS [] -a nonce=12
+    """,
+    "V-03 a cluster on demand beside the wildcard": """
+        = delta
+        = offer CDS a@1
+        > CDS
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > CDS +x
+        < CDS [] -x nonce=2
+        > CDS ack 2
+        = offer CDS x@1
+        < CDS [x@1] nonce=3
+        > CDS ack 3
+        = offer CDS -x
+        < CDS [] -x nonce=4
+    """,
+}
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=f"sotw: {rule}") for rule, text in SOTW.items()])
+def test_sotw(text: str) -> None:
+    Replay().run(text)
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=f"delta: {rule}") for rule, text in DELTA.items()])
+def test_delta(text: str) -> None:
+    Replay().run(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "names", "found"),
+    [
+        ("cluster b: bad", {"a", "b"}, {"b"}),
+        ("web-2 is bad", {"web", "web-2"}, {"web-2"}),
+        ("web.eu is bad, and web", {"web", "web.eu"}, {"web", "web.eu"}),
+        ("duplicate cluster a found", {"a"}, {"a"}),
+        ("a", {"a"}, {"a"}),
+        ("something", {"a", ""}, set()),
+        ("clusters aa and ab", {"a"}, set()),
+    ],
+)
+def test_error_messages_name_their_culprits(message: str, names: set[str], found: set[str]) -> None:
+    assert named_in(message, names) == found
