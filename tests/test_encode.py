@@ -63,7 +63,7 @@ from envoy_data_plane.google.protobuf import (
     UInt64Value,
     Value,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xds.encode import Encoder, frame, varint
@@ -213,12 +213,14 @@ def test_packing_gives_the_librarys_any(encoder: Encoder) -> None:
     assert encoder.pack(Cluster(name="web")) == ProtoAny.pack(Cluster(name="web"))
 
 
+@settings(deadline=None)  # a message class is slow when first used
 @given(value=st.integers(-(2**63), 2**63 - 1))
 def test_varints_equal_the_librarys(value: int) -> None:
     assert varint(value & (2**64 - 1)) == varint(value)
     assert b"\x08" + varint(value) == (bytes(Int64Value(value=value)) or b"\x08\x00")
 
 
+@settings(deadline=None)  # a message class is slow when first used
 @given(seconds=st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=3650)))
 def test_durations_equal_the_librarys(seconds: timedelta) -> None:
     message = RouteAction(timeout=seconds)
@@ -238,6 +240,7 @@ def _sorted(value: Any) -> Any:
     return [_sorted(each) for each in value] if isinstance(value, list) else value
 
 
+@settings(deadline=None)  # a message class is slow when first used
 @given(fields=st.dictionaries(st.text(), JSON_VALUES, max_size=3))
 def test_structs_equal_the_librarys(fields: dict[str, Any]) -> None:
     message = Struct.from_dict(_sorted(fields))

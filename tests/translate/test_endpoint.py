@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import Endpoint as EnvoyEndpoint
 from envoy_data_plane.google.protobuf import Struct
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane import plan
@@ -151,11 +151,13 @@ PLANNED = st.lists(
 ).map(lambda groups: service(*groups))
 
 
+@settings(deadline=None)  # a message class is slow when first used
 @given(planned=PLANNED)
 def test_bytes_equal_the_librarys_for_any_endpoints(planned: plan.Cluster) -> None:
     assert body(planned) == by_the_library(planned)
 
 
+@settings(deadline=None)  # a message class is slow when first used
 @given(history=st.lists(st.lists(ENDPOINTS, max_size=4), min_size=1, max_size=4), data=st.data())
 def test_what_is_remembered_never_shows(history: list[list[plan.Endpoint]], data: st.DataObject) -> None:
     """Endpoints stay, come back equal, change under their id, move and go; the bytes are those of a fresh start."""
