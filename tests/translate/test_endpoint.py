@@ -220,8 +220,8 @@ def test_the_version_follows_content_and_cluster() -> None:
     assert versions[0] == versions[3]
 
 
-def test_one_change_among_ten_thousand_endpoints_costs_less_than_a_millisecond_or_few() -> None:
-    """The bound is generous, for machines differ; encoding all anew takes 50 times as long, the message 1,000."""
+def test_one_change_among_ten_thousand_endpoints_is_a_comparison_and_a_join() -> None:
+    """The bound is generous, for machines differ: 1.5 ms here, 90 ms for encoding all anew, 2 s for the message."""
     assignments = Assignments()
     endpoints = [endpoint(number, metadata={"version": "1"}) for number in range(10_000)]
     assignments.assignment(service(group(*endpoints)), "v")
