@@ -192,7 +192,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
 
         async def on_ready() -> None:
             await grpc_status.set("", health_pb2.HealthCheckResponse.SERVING)
-            log.info("ready", revision=live.revision, services=len(live.current.services))
+            log.info("xds.serving", revision=live.revision, services=len(live.current.services))
 
         await grpc_status.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         async with asyncio.TaskGroup() as tasks:

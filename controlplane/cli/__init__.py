@@ -91,7 +91,11 @@ def demo(
     from controlplane.cli.demo import run_demo  # noqa: PLC0415
     from controlplane.settings import SettingsError, load  # noqa: PLC0415
 
-    flags: dict[str, object] = {} if os.environ.get("DATA_DIR") else {"data_dir": data_dir}
+    flags: dict[str, object] = {}
+    if not os.environ.get("DATA_DIR"):
+        flags["data_dir"] = data_dir
+    if not os.environ.get("LOG_LEVEL"):
+        flags["log_level"] = "INFO"
     try:
         loaded = load(os.environ, flags=flags, config_file=config)
     except SettingsError as error:
@@ -237,4 +241,6 @@ def fail(message: str, status: int) -> NoReturn:
 
 def main() -> None:
     """Run the command line."""
+    # grpc's handlers for fork() only complain when we start a process, which then replaces itself at once.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     app(prog_name="controlplane" if sys.argv[0].endswith("__main__.py") else None)

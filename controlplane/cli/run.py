@@ -12,7 +12,7 @@ import uvloop
 from controlplane.app import StartError, control_plane
 from controlplane.cli import FAILED, fail
 from controlplane.settings import Loaded
-from controlplane.telemetry import logs
+from controlplane.telemetry.logs import configure
 
 
 def run_serve(loaded: Loaded) -> None:
@@ -28,7 +28,7 @@ async def _serve(loaded: Loaded, stop: asyncio.Event) -> None:
 
 def configure_logs(loaded: Loaded) -> None:
     """Set up logging as asked for, and say what the settings warn of."""
-    logs.configure(loaded.settings.log_level, loaded.settings.log_format)
+    configure(loaded.settings.log_level, loaded.settings.log_format)
     for warning in loaded.warnings:
         structlog.get_logger("controlplane.settings").warning("settings.ignored", message=warning)
 

@@ -153,7 +153,9 @@ async def test_consistent_hash_keeps_a_key_where_it_is(
     lost = {key for key, name in before.items() if name == "web-4"}
     moved = {key for key in keys if before[key] != after[key]}
     assert lost <= moved
-    assert len(moved) < 0.2 * len(keys)
+    # A tenth is lost. Envoy then gives the nine a ninth more points on the ring each, which moves up to as many again.
+    assert len(lost) < 0.2 * len(keys)
+    assert len(moved - lost) < 0.15 * len(keys)
 
 
 @BOTH_PROTOCOLS
