@@ -44,8 +44,8 @@ _RETRY_S = 1.0
 _DEREGISTERED = "deregistered"
 _EXPIRED = "ttl expired"
 
-_LISTING_SLICE = 200
-"""How many events of the first listing go out before others get a turn."""
+_SLICE = 200
+"""How many events go out, or leases end, before others get a turn of the event loop."""
 
 
 class Timer(Protocol):
@@ -107,14 +107,13 @@ class MemoryRegistry:
                 self._removals.set(key, self._clock() + delay_s)
             for count, event in enumerate(listing, start=1):
                 emit(event)
-                if count % _LISTING_SLICE == 0:
+                if count % _SLICE == 0:
                     await asyncio.sleep(0)
             emit(Synced(registry=self.name))
             while True:
                 self._wake.clear()
-                while self._untold:
-                    emit(self._untold.popleft())
-                self._remove_due()
+                await self._tell(emit)
+                await self._remove_due()
                 timer = self._nap()
                 await self._wake.wait()
                 if timer is not None:
@@ -275,15 +274,27 @@ class MemoryRegistry:
         else:
             self._leases.set(key, self._clock() + instance.ttl)
 
-    def _remove_due(self) -> None:
+    async def _tell(self, emit: Emit) -> None:
+        count = 0
+        while self._untold:
+            emit(self._untold.popleft())
+            count += 1
+            if count % _SLICE == 0:
+                await asyncio.sleep(0)
+
+    async def _remove_due(self) -> None:
         now = self._clock()
-        for key in self._leases.pop_due(now):
+        for count, key in enumerate(self._leases.pop_due(now), start=1):
             instance = self._accepted.instances.get(key)
-            if instance is not None and instance.ttl is not None:
+            if instance is not None and instance.ttl is not None and self._leases.at(key) is None:
                 self._remove(key, _EXPIRED)
-        for key in self._removals.pop_due(now):
-            if key in self._accepted.removals:
+            if count % _SLICE == 0:
+                await asyncio.sleep(0)  # others may renew meanwhile, hence the look at the lease
+        for count, key in enumerate(self._removals.pop_due(now), start=1):
+            if key in self._accepted.removals and self._removals.at(key) is None:
                 self._remove(key, _DEREGISTERED)
+            if count % _SLICE == 0:
+                await asyncio.sleep(0)
 
     def _remove(self, key: InstanceKey, reason: str) -> None:
         record = Delete(service=key.service, id=key.id, reason=reason)

@@ -302,6 +302,31 @@ class TestLeases:
                 await subject.advance(ttl - lasts + 0.1)
                 assert await told.next() == gone(registry, LEASED, "ttl expired")
 
+    async def test_where_thousands_expire_at_once_a_renewal_that_was_answered_counts(self, subject: Subject) -> None:
+        many = [instance("web", f"i{n}", port=1 + n, ttl=10.0) for n in range(2_000)]
+        async with subject.running() as (registry, told):
+            await asyncio.gather(*(registry.put(each) for each in many))
+            for _ in many:
+                await told.next()
+            renewed = set()
+
+            async def renew() -> None:
+                for each in reversed(many):
+                    await asyncio.sleep(0)
+                    try:
+                        await registry.heartbeat(each.key)
+                        renewed.add(each.key)
+                    except UnknownInstance:
+                        return
+
+            await subject.advance(9.0)
+            await asyncio.gather(subject.advance(1.0), renew())
+            expired = {(await told.next()).key for _ in range(len(many) - len(renewed))}
+            await told.silence()
+
+        assert renewed, "others get a turn while leases end"
+        assert expired == {each.key for each in many} - renewed
+
     async def test_an_instance_without_a_lease_has_nothing_to_renew(self, subject: Subject) -> None:
         async with subject.running() as (registry, _):
             await registry.put(A)

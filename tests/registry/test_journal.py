@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -423,6 +424,33 @@ class TestFormat:
                 await registry.delete(key("web", "nobody"))
 
             assert (journal.lines, disk.fsyncs) == (lines, fsyncs)
+
+    async def test_nothing_is_answered_or_told_before_the_fsync_and_verdicts_do_not_wait(self, tmp_path: Path) -> None:
+        entered, release = threading.Event(), threading.Event()
+        slow = False
+
+        def fsync(fd: int) -> None:
+            if slow:
+                entered.set()
+                assert release.wait(PATIENCE_S)
+            os.fsync(fd)
+
+        events: asyncio.Queue[object] = asyncio.Queue()
+        async with opened(tmp_path, fsync=fsync) as (registry, _):
+            task = asyncio.create_task(registry.run(events.put_nowait))
+            await registry.put(A)
+            slow = True
+            writer = asyncio.create_task(registry.put(B))
+            repetition = asyncio.create_task(registry.put(B))
+            assert await asyncio.to_thread(entered.wait, PATIENCE_S)
+            await registry.record(A.key, verdict())
+            assert await registry.heartbeat(A.key) is None
+            assert not writer.done()
+            assert not repetition.done(), "it rests on a write that may still fail"
+            assert events.qsize() == 2, "Synced and the first instance"
+            release.set()
+            assert (await writer, await repetition) == (True, False)
+            task.cancel()
 
     async def test_writers_at_once_share_an_fsync(self, tmp_path: Path) -> None:
         disk = Disk()
