@@ -381,7 +381,7 @@ class ResponseWriter:
         self._sotw_tail = _block(0x32, control_plane)
         self._delta_tail = _block(0x3A, control_plane)
         self._budget_bytes = budget_bytes
-        self._used_bytes = 0
+        self.remembered_bytes = 0
         # The key holds identities of resources; the value keeps those resources alive, so they stay theirs.
         self._ready: OrderedDict[tuple[object, ...], tuple[bytes, tuple[Resource, ...]]] = OrderedDict()
 
@@ -399,10 +399,10 @@ class ResponseWriter:
 
     def _remember(self, key: tuple[object, ...], body: bytes, resources: tuple[Resource, ...]) -> None:
         self._ready[key] = body, resources
-        self._used_bytes += len(body)
-        while self._used_bytes > self._budget_bytes and self._ready:
+        self.remembered_bytes += len(body)
+        while self.remembered_bytes > self._budget_bytes and self._ready:
             _, (dropped, _) = self._ready.popitem(last=False)
-            self._used_bytes -= len(dropped)
+            self.remembered_bytes -= len(dropped)
 
     def _sotw(self, response: Response) -> bytes:
         parts = [_string(0x0A, response.version), _string(0x22, response.type_url), self._sotw_tail]

@@ -1,0 +1,173 @@
+"""The per-proxy picture: what a person asks when a proxy does not do what it should."""
+
+import pytest
+
+from xds.protocol import Acked, Closed, Ignored, Nacked, Outdated, Sent, Subscribed
+from xds.status import State, Status, StreamInfo
+from xds.types import CLUSTER, ENDPOINT, Node, Resource
+
+pytestmark = pytest.mark.unit
+
+A = Resource.of("a", b"1")
+
+
+def info(number: int = 1, node_id: str = "edge-1") -> StreamInfo:
+    return StreamInfo(
+        id=number,
+        node=Node(id=node_id, cluster="edge"),
+        group="edge",
+        peer="ipv4:127.0.0.1:1",
+        delta=True,
+        type_url="",
+        held=lambda url: {"a": A} if url == CLUSTER else {},
+    )
+
+
+def subscribed(url: str = CLUSTER, *, names: int = 0) -> Subscribed:
+    return Subscribed(type_url=url, added=(), dropped=(), wildcard=not names, names=names)
+
+
+def sent(version: str = "v1") -> Sent:
+    return Sent(type_url=CLUSTER, version=version, nonce="1", revision="r1", resources=1, removed=0)
+
+
+def acked(
+    version: str = "v1", *, settled: bool = True, refused: tuple[str, ...] = (), at: float | None = None
+) -> Acked:
+    return Acked(
+        type_url=CLUSTER,
+        version=version,
+        nonce="1",
+        revision="r1",
+        names=("a",),
+        offered_at=at,
+        settled=settled,
+        refused=refused,
+    )
+
+
+def nacked() -> Nacked:
+    return Nacked(type_url=CLUSTER, version="v2", nonce="2", revision="r2", names=("a",), code=13, message="kaputt")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def state(status: Status) -> State:
+    proxy = status.proxy("edge-1")
+
+    assert proxy is not None
+    return proxy.types[CLUSTER].state
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([subscribed()], State.NOT_SENT),
+        ([subscribed(), sent()], State.STALE),
+        ([subscribed(), sent(), acked()], State.SYNCED),
+        ([subscribed(), sent(), acked(settled=False)], State.STALE),
+        ([subscribed(), sent(), acked(), sent("v2")], State.STALE),
+        ([subscribed(), sent(), acked(), sent("v2"), nacked()], State.ERROR),
+        ([subscribed(), sent(), nacked(), sent("v3")], State.ERROR),
+        ([subscribed(), sent(), nacked(), sent("v3"), acked("v3", refused=("a",))], State.ERROR),
+        ([subscribed(), sent(), nacked(), sent("v3"), acked("v3")], State.SYNCED),
+        (
+            [
+                subscribed(),
+                sent(),
+                acked(),
+                sent("v2"),
+                Ignored(type_url=CLUSTER, version="v2", nonce="2", revision=""),
+            ],
+            State.SYNCED,
+        ),
+        ([subscribed(), sent(), acked(), Outdated(type_url=CLUSTER, nonce="0")], State.SYNCED),
+    ],
+    ids=lambda value: " ".join(type(each).__name__ for each in value) if isinstance(value, list) else value.name,
+)
+def test_q_02_the_state_of_a_type(events: list[Subscribed | Sent | Acked | Nacked], expected: State) -> None:
+    status = Status(clock=Clock(), monotonic=Clock())
+    for event in events:
+        status.on_event(info(), event)
+
+    assert state(status) is expected
+
+
+def test_a_nack_is_kept_in_the_clients_own_words() -> None:
+    clock = Clock()
+    status = Status(clock=clock, monotonic=Clock())
+    status.on_event(info(), subscribed())
+    status.on_event(info(), sent("v2"))
+    clock.now = 160.0
+    status.on_event(info(), nacked())
+    proxy = status.proxy("edge-1")
+
+    assert proxy is not None
+    found = proxy.types[CLUSTER]
+    assert found.last_nack is not None
+    assert (found.last_nack.message, found.last_nack.code, found.last_nack.version) == ("kaputt", 13, "v2")
+    assert (found.last_nack.names, found.last_nack.revision, found.last_nack.at) == (("a",), "r2", 160.0)
+    assert (found.sent_at, found.nacks, proxy.connected_at) == (100.0, 1, 100.0)
+
+
+def test_several_streams_of_a_node_are_one_proxy_t_08() -> None:
+    status = Status(clock=Clock(), monotonic=Clock())
+    status.on_event(info(1), subscribed())
+    status.on_event(info(2), subscribed(ENDPOINT, names=3))
+    status.on_event(info(3, "edge-0"), subscribed())
+
+    assert [proxy.node.id for proxy in status.proxies()] == ["edge-0", "edge-1"]
+    proxy = status.proxy("edge-1")
+
+    assert proxy is not None
+    assert len(proxy.streams) == 2
+    assert proxy.types.keys() == {CLUSTER, ENDPOINT}
+    assert proxy.types[ENDPOINT].names == 3
+    assert proxy.held(CLUSTER) == {"a": A}
+    assert not proxy.synced
+
+
+def test_nothing_is_left_of_a_node_whose_last_stream_closed() -> None:
+    status = Status(clock=Clock(), monotonic=Clock())
+    for number in (1, 2):
+        status.on_event(info(number), subscribed())
+    status.on_event(info(1), Closed(unanswered=()))
+
+    assert len(status) == 1
+    status.on_event(info(2), Closed(unanswered=(CLUSTER,)))
+    status.on_event(info(2), Closed(unanswered=()))
+
+    assert len(status) == 0
+    assert status.proxy("edge-1") is None
+
+
+def test_the_time_from_offer_to_ack_is_told_for_changes_and_not_for_answers() -> None:
+    clock, told = Clock(), []
+    status = Status(clock=Clock(), monotonic=clock, on_propagated=lambda _, event, s: told.append((event.revision, s)))
+    for event in (subscribed(), sent(), acked()):
+        status.on_event(info(), event)
+    clock.now = 100.25
+    status.on_event(info(), acked(at=100.0))
+
+    assert told == [("r1", 0.25)]
+
+
+def test_the_state_of_a_proxy_is_its_worst() -> None:
+    status = Status(clock=Clock(), monotonic=Clock())
+    for event in (subscribed(), sent(), acked(), subscribed(ENDPOINT, names=1)):
+        status.on_event(info(), event)
+    proxy = status.proxy("edge-1")
+
+    assert proxy is not None
+    assert proxy.state is State.NOT_SENT
+    status.on_event(info(), nacked())
+    proxy = status.proxy("edge-1")
+
+    assert proxy is not None
+    assert proxy.state is State.ERROR

@@ -1,0 +1,284 @@
+"""The wire format against the generated messages: theirs read by ours, ours read by theirs."""
+
+import random
+from contextlib import suppress
+
+import pytest
+from envoy_data_plane.envoy.config.core.v3 import BuildVersion, Extension, Locality
+from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
+from envoy_data_plane.envoy.service.discovery.v3 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
+from envoy_data_plane.envoy.type.v3 import SemanticVersion
+from envoy_data_plane.google.protobuf import ListValue, NullValue, Struct, Value
+from envoy_data_plane.google.rpc import Status
+
+from xds.protocol import DeltaRequest, Error, Response, SotwRequest
+from xds.types import CLUSTER, ENDPOINT, Resource
+from xds.wire import RequestReader, ResponseWriter, WireError, names_pool
+
+pytestmark = pytest.mark.unit
+
+NODE = NodeMessage(
+    id="edge-1",
+    cluster="edge",
+    metadata=Struct(
+        fields={
+            "gateway_port": Value(number_value=10001.0),
+            "transport": Value(string_value="grpc"),
+            "on": Value(bool_value=True),
+            "off": Value(bool_value=False),
+            "nothing": Value(null_value=NullValue.NULL_VALUE),
+            "list": Value(list_value=ListValue(values=[Value(number_value=1.0), Value(string_value="x")])),
+            "nested": Value(struct_value=Struct(fields={"a": Value(struct_value=Struct())})),
+        }
+    ),
+    locality=Locality(region="eu", zone="eu-1", sub_zone="rack-2"),
+    user_agent_name="envoy",
+    user_agent_build_version=BuildVersion(version=SemanticVersion(major_number=1, minor_number=40, patch=2)),
+    extensions=[Extension(name=f"envoy.filters.{n}", category="envoy.filters") for n in range(500)],
+    client_features=["envoy.lb.does_not_support_overprovisioning", "another"],
+)
+
+
+def test_a_node_is_read_whole_but_for_its_extensions() -> None:
+    reader = RequestReader(delta=False)
+    reader.read(bytes(DiscoveryRequest(node=NODE, type_url=CLUSTER)))
+    node = reader.node
+
+    assert node is not None
+    assert (node.id, node.cluster) == ("edge-1", "edge")
+    assert (node.region, node.zone, node.sub_zone) == ("eu", "eu-1", "rack-2")
+    assert (node.user_agent_name, node.user_agent_version) == ("envoy", "1.40.2")
+    assert node.client_features == {"envoy.lb.does_not_support_overprovisioning", "another"}
+    assert dict(node.metadata) == {
+        "gateway_port": 10001.0,
+        "transport": "grpc",
+        "on": True,
+        "off": False,
+        "nothing": None,
+        "list": [1.0, "x"],
+        "nested": {"a": {}},
+    }
+
+
+def test_a_plain_user_agent_version_is_read() -> None:
+    reader = RequestReader(delta=True)
+    node = NodeMessage(id="x", user_agent_name="gRPC Go", user_agent_version="1.80.0")
+    reader.read(bytes(DeltaDiscoveryRequest(node=node, type_url=CLUSTER)))
+
+    assert reader.node is not None
+    assert reader.node.user_agent_version == "1.80.0"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        DiscoveryRequest(type_url=CLUSTER),
+        DiscoveryRequest(type_url=ENDPOINT, resource_names=["a"], version_info="v", response_nonce="n"),
+        DiscoveryRequest(type_url=ENDPOINT, resource_names=[f"service-{n}" for n in range(1000)]),
+        DiscoveryRequest(resource_names=["a", "b", "a", "", "ünï"], error_detail=Status(code=13, message="kaputt")),
+        DiscoveryRequest(type_url=ENDPOINT, error_detail=Status()),
+        DiscoveryRequest(type_url=ENDPOINT, resource_names=["x" * 200, "y" * 20_000], node=NODE),
+    ],
+    ids=["empty", "an ACK", "a thousand names", "a NACK without a type", "an empty error", "long names"],
+)
+def test_sotw_requests_are_read_as_their_message_says(message: DiscoveryRequest) -> None:
+    error = message.error_detail
+
+    assert RequestReader(delta=False).read(bytes(message)) == SotwRequest(
+        type_url=message.type_url,
+        names=frozenset(message.resource_names),
+        version=message.version_info,
+        nonce=message.response_nonce,
+        error=Error(error.code, error.message) if error is not None else None,
+    )
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        DeltaDiscoveryRequest(type_url=CLUSTER),
+        DeltaDiscoveryRequest(type_url=CLUSTER, initial_resource_versions={"a": "1", "b": "", "": "3"}, node=NODE),
+        DeltaDiscoveryRequest(resource_names_subscribe=["a", "*"], resource_names_unsubscribe=["b"]),
+        DeltaDiscoveryRequest(response_nonce="7", error_detail=Status(code=3, message="no")),
+    ],
+    ids=["empty", "a reconnect", "an edit", "a NACK"],
+)
+def test_delta_requests_are_read_as_their_message_says(message: DeltaDiscoveryRequest) -> None:
+    error = message.error_detail
+
+    assert RequestReader(delta=True).read(bytes(message)) == DeltaRequest(
+        type_url=message.type_url,
+        subscribe=tuple(message.resource_names_subscribe),
+        unsubscribe=tuple(message.resource_names_unsubscribe),
+        initial_versions=message.initial_resource_versions,
+        nonce=message.response_nonce,
+        error=Error(error.code, error.message) if error is not None else None,
+    )
+
+
+def test_a_repeated_list_of_names_is_the_same_object_and_not_parsed_again() -> None:
+    parsed: list[bytes] = []
+
+    def names_of(raw: bytes) -> frozenset[str]:
+        parsed.append(raw)
+        return frozenset((str(len(raw)),))
+
+    reader = RequestReader(delta=False, names_of=names_of)
+    names = [f"service-{n}" for n in range(1000)]
+    first = reader.read(bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=names)))
+    reader.read(bytes(DiscoveryRequest(type_url=CLUSTER, resource_names=["c"])))
+    again = reader.read(bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=names, version_info="2")))
+    more = reader.read(bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=[*names, "one more"])))
+    fewer = reader.read(bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=names[:-1])))
+
+    assert isinstance(first, SotwRequest)
+    assert isinstance(again, SotwRequest)
+    assert again.names is first.names
+    assert len(parsed) == 4
+    assert len({more, fewer, first}) == 3
+
+
+def test_streams_that_ask_for_the_same_share_one_set() -> None:
+    pool = names_pool()
+    data = bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=["a", "b"]))
+    one, other = (RequestReader(delta=False, names_of=pool).read(data) for _ in range(2))
+
+    assert isinstance(one, SotwRequest)
+    assert isinstance(other, SotwRequest)
+    assert one.names is other.names
+
+
+def test_names_that_are_scattered_over_a_message_are_collected() -> None:
+    parts = [
+        DiscoveryRequest(resource_names=["a"]),
+        DiscoveryRequest(type_url=CLUSTER),
+        DiscoveryRequest(resource_names=["b"]),
+    ]
+    request = RequestReader(delta=False).read(b"".join(map(bytes, parts)))
+
+    assert isinstance(request, SotwRequest)
+    assert request.names == {"a", "b"}
+
+
+def test_n_03_a_repeated_node_is_no_news_n_04_another_one_is_refused() -> None:
+    reader = RequestReader(delta=True)
+    reader.read(bytes(DeltaDiscoveryRequest(node=NODE)))
+    node = reader.node
+    reader.read(bytes(DeltaDiscoveryRequest(node=NODE)))
+    reader.read(bytes(DeltaDiscoveryRequest(node=NodeMessage())))
+
+    assert reader.node is node
+    with pytest.raises(WireError, match="the node changed"):
+        reader.read(bytes(DeltaDiscoveryRequest(node=NodeMessage(id="another", cluster="edge"))))
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\xff", "ends inside a varint"),
+        (b"\xff" * 11, "more than ten bytes"),
+        (b"\x0a\x05ab", "longer than the message"),
+        (b"\x1a\x05ab", "longer than the message"),
+        (b"\x22\x02\xff\xfe", "not UTF-8"),
+        (b"\x0b", "unknown wire type 3"),
+        (b"\x02\x01a", "field number 0"),
+        (b"\x20\x01", "should be length-delimited"),
+        (b"\x11\x00", "longer than the message"),
+    ],
+)
+def test_malformed_bytes_are_one_clear_error(delta: bool, data: bytes, says: str) -> None:
+    with pytest.raises(WireError, match=says):
+        RequestReader(delta=delta).read(data)
+
+
+def test_deeply_nested_metadata_is_refused_before_the_stack_is() -> None:
+    def block(tag: int, value: bytes) -> bytes:
+        size = len(value)
+        return bytes((tag, size & 0x7F | 0x80, size >> 7)) + value
+
+    struct = b""
+    for _ in range(120):
+        entry = b"\x0a\x01a" + block(0x12, block(0x2A, struct))  # key, and a value that is a struct
+        struct = block(0x0A, entry)
+    deep = block(0x12, b"\x0a\x01x" + block(0x1A, struct))
+    with pytest.raises(WireError, match="nested deeper"):
+        RequestReader(delta=False).read(deep)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+def test_any_bytes_are_read_or_refused_and_nothing_else(delta: bool) -> None:
+    rng = random.Random(7)
+    seed = bytes(
+        DeltaDiscoveryRequest(node=NODE, type_url=CLUSTER, resource_names_subscribe=["a"])
+        if delta
+        else DiscoveryRequest(node=NODE, type_url=CLUSTER, resource_names=["a", "b"])
+    )
+    seed = seed[:400] + seed[-200:]
+    for _ in range(3000):
+        data = bytearray(seed[rng.randrange(len(seed)) :][: rng.randrange(1, 300)])
+        for _ in range(rng.randrange(4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        with suppress(WireError):
+            RequestReader(delta=delta).read(bytes(data))
+
+
+RESOURCES = (
+    Resource.of("a", b"\x0a\x01a"),
+    Resource.of("empty", b""),
+    Resource.of("large", b"\x0a\xa0\x9c\x01" + b"x" * 20_000),
+)
+
+
+def test_sotw_responses_are_read_by_the_generated_message() -> None:
+    response = Response(type_url=CLUSTER, version="v1", nonce="n7", resources=RESOURCES, delta=False)
+    message = DiscoveryResponse.parse(ResponseWriter("cp-1").write(response))
+
+    assert (message.type_url, message.version_info, message.nonce) == (CLUSTER, "v1", "n7")
+    assert message.control_plane is not None
+    assert message.control_plane.identifier == "cp-1"
+    assert [(each.type_url, each.value) for each in message.resources] == [(CLUSTER, one.body) for one in RESOURCES]
+
+
+def test_delta_responses_are_read_by_the_generated_message() -> None:
+    response = Response(type_url=CLUSTER, version="v1", nonce="n7", resources=RESOURCES, removed=("x", "y"), delta=True)
+    message = DeltaDiscoveryResponse.parse(ResponseWriter("cp-1").write(response))
+
+    assert (message.type_url, message.system_version_info, message.nonce) == (CLUSTER, "v1", "n7")
+    assert message.control_plane is not None
+    assert message.control_plane.identifier == "cp-1"
+    assert message.removed_resources == ["x", "y"]
+    got = []
+    for each in message.resources:
+        assert each.resource is not None
+        got.append((each.name, each.version, each.resource.type_url, each.resource.value))
+
+    assert got == [(one.name, one.version, CLUSTER, one.body) for one in RESOURCES]
+
+
+def test_equal_responses_are_assembled_once_and_differ_by_nonce_only() -> None:
+    writer = ResponseWriter("cp-1", budget_bytes=50_000)
+    answer = Response(type_url=CLUSTER, version="v1", nonce="1", resources=RESOURCES, delta=False)
+    first = writer.write(answer)
+    second = writer.write(Response(type_url=CLUSTER, version="v1", nonce="2", resources=RESOURCES, delta=False))
+
+    assert first[:-1] == second[:-1]
+    assert (first[-1:], second[-1:]) == (b"1", b"2")
+    other = Response(type_url=CLUSTER, version="v1", nonce="1", resources=RESOURCES[:2], delta=False)
+
+    assert len(writer.write(other)) < len(first)
+
+
+def test_what_the_writer_remembers_is_bounded() -> None:
+    writer = ResponseWriter("cp-1", budget_bytes=10_000)
+    for version in range(100):
+        resource = Resource.of("a", b"\x0a\x01a" * 500 + str(version).encode())
+        response = Response(type_url=CLUSTER, version=str(version), nonce="1", resources=(resource,), delta=False)
+
+        assert DiscoveryResponse.parse(writer.write(response)).version_info == str(version)
+    assert writer.remembered_bytes <= 10_000
