@@ -183,8 +183,7 @@ class Publisher:
             assignments.append(assignment)
             if made is not None:
                 clusters.append(made)
-        for name in gone:
-            self._assignments.forget(name)
+        self._assignments.forget(gone)
         self._sets = {
             **self._sets,
             CLUSTER: _replaced(self._sets[CLUSTER], clusters, gone),

@@ -6,13 +6,14 @@ know are faults in the file and in flags, and ignored in the environment, which 
 """
 
 import difflib
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 DEVELOPMENT: Literal["development"] = "development"
 
@@ -25,6 +26,13 @@ PositiveSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("must be an IP address: Envoy binds it as it is") from None
 
 
 def _upper(value: Any) -> Any:
@@ -78,7 +86,7 @@ class Settings(BaseModel):
 
     xds_host: str = "0.0.0.0"
     xds_port: Port = 18000
-    gateway_host: str = "0.0.0.0"
+    gateway_host: Annotated[str, AfterValidator(_address)] = "0.0.0.0"
     gateway_port: RemotePort = 10000
 
     health_check_enabled: bool = True

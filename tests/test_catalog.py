@@ -37,6 +37,12 @@ def delete(service: str, id: str) -> DeleteInstance:
         pytest.param([], put("web", "a"), Scope.CLUSTERS, id="a first instance makes a cluster"),
         pytest.param([put("web", "b", port=2)], put("web", "a"), Scope.ENDPOINTS, id="a further one does not"),
         pytest.param([put("web", "a")], put("web", "a", weight=9), Scope.ENDPOINTS, id="a new weight is an endpoint's"),
+        pytest.param(
+            [put("web", "a", metadata={"n": 1})],
+            put("web", "a", metadata={"n": True}),
+            Scope.ENDPOINTS,
+            id="true in the place of 1 is a change, though Python calls them equal",
+        ),
         pytest.param([put("web", "a")], delete("web", "a"), Scope.ENDPOINTS, id="the last one leaves the cluster"),
         pytest.param(
             [put("web", "a"), delete("web", "a")], put("web", "a"), Scope.ENDPOINTS, id="back within the grace period"

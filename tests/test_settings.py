@@ -70,6 +70,10 @@ def test_protection_that_is_not_there_is_not_pretended(variable: str) -> None:
     assert any(variable in fault for fault in faults({variable: "true"}))
 
 
+def test_the_gateway_listens_on_an_address_not_a_name() -> None:
+    assert any("GATEWAY_HOST" in fault and "IP address" in fault for fault in faults({"GATEWAY_HOST": "localhost"}))
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("log_levle: INFO\nhealth_check_timeout: soon\n")
