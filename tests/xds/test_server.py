@@ -1,52 +1,93 @@
 """The xDS server over real gRPC: what the driver adds to the protocol machine."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import pytest
+from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
+from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DiscoveryRequest
 
-from tests.xds.client import XdsClient
+from tests.xds.client import XdsClient, XdsStream, versions
 from xds.cache import SnapshotCache
-from xds.server import XdsServer
-from xds.types import CLUSTER, ENDPOINT, Resource, ResourceSet, Snapshot
+from xds.protocol import Acked, Closed, Event, Sent, Subscribed
+from xds.server import StreamInfo, XdsServer
+from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, ResourceSet, Snapshot
 
 pytestmark = pytest.mark.integration
 
 GROUP = "all"
+FOO = "type.googleapis.com/acme.Foo"
+BOTH = pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
 
 
-def snapshot(revision: str = "", **clusters: str) -> Snapshot:
-    """Build clusters `name=version` with an assignment each, versions folded in."""
+def snapshot(*, size: int = 1, **clusters: str) -> Snapshot:
+    """Build clusters `name=version`, each with an assignment of its own; one listener and its routes."""
     made = [
-        Resource.of(name, f"{name}={version}".encode(), refs=[(ENDPOINT, name)]) for name, version in clusters.items()
+        Resource.of(name, f"{name}={version}".encode() * size, refs=[(ENDPOINT, name)])
+        for name, version in clusters.items()
     ]
-    assignments = [
-        Resource.of(one.name, b"\x0a\x01" + one.name[:1].encode(), parent_version=one.version) for one in made
-    ]
-    return Snapshot({CLUSTER: ResourceSet(made), ENDPOINT: ResourceSet(assignments)}, revision)
+    assignments = [Resource.of(one.name, one.name.encode(), parent_version=one.version) for one in made]
+    return Snapshot(
+        {
+            CLUSTER: ResourceSet(made),
+            ENDPOINT: ResourceSet(assignments),
+            LISTENER: ResourceSet([Resource.of("a", b"listener", refs=[(ROUTE, "a")])]),
+            ROUTE: ResourceSet([Resource.of("a", b"routes")]),
+        },
+        "-".join(clusters.values()),
+    )
+
+
+class Heard:
+    """Collect the server's events, and wait until some of them are as a test wants them."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[StreamInfo, Event]] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, info: StreamInfo, event: Event) -> None:
+        self.events.append((info, event))
+        self._news.set()
+
+    def of(self, kind: type[Event], node_id: str | None = None) -> list[Any]:
+        return [e for info, e in self.events if isinstance(e, kind) and node_id in (None, info.node.id)]
+
+    async def until(self, true: Callable[[], bool], within_s: float = 5.0) -> None:
+        async with asyncio.timeout(within_s):
+            while not true():
+                self._news.clear()
+                await self._news.wait()
 
 
 @asynccontextmanager
-async def serving(cache: SnapshotCache, **options: Any) -> AsyncIterator[int]:
-    settings: dict[str, Any] = {"group_of": lambda _: GROUP, "ready": lambda: True, "identifier": "test"}
+async def serving(cache: SnapshotCache | None = None, **options: Any) -> AsyncIterator[tuple[XdsServer, int]]:
+    settings: dict[str, Any] = {"group_of": lambda _: GROUP, "ready": lambda: True, "identifier": "cp-1"}
+    if cache is None:
+        cache = SnapshotCache()
+        cache.set(GROUP, snapshot(a="1"))
     server = XdsServer(cache, **(settings | options))
     try:
-        yield await server.start("127.0.0.1", 0)
+        yield server, await server.start("127.0.0.1", 0)
     finally:
         await server.stop(0.0)
 
 
-@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+async def is_served(stream: XdsStream) -> None:
+    await stream.subscribe(CLUSTER)
+    await stream.ack(await stream.expect(CLUSTER))
+
+
+@BOTH
 async def test_a_changed_cluster_is_followed_by_its_assignment(delta: bool) -> None:
     cache = SnapshotCache()
     cache.set(GROUP, snapshot(a="1", b="1"))
-    async with serving(cache) as port, XdsClient(port) as client:
+    async with serving(cache) as (_, port), XdsClient(port) as client:
         ads = client.ads(delta=delta)
         await ads.subscribe(CLUSTER)
-        clusters = await ads.expect(CLUSTER)
-        await ads.ack(clusters)
+        await ads.ack(await ads.expect(CLUSTER))
         await ads.subscribe(ENDPOINT, ["a", "b"])
         await ads.ack(await ads.expect(ENDPOINT))
 
@@ -56,5 +97,363 @@ async def test_a_changed_cluster_is_followed_by_its_assignment(delta: bool) -> N
 
         assert len(changed.resources) == (1 if delta else 2)
         assert len(assignment.resources) == 1
-        await asyncio.gather(ads.ack(assignment), ads.ack(changed))
+        await ads.ack(assignment)
+        await ads.ack(changed)
         await ads.expect_quiet()
+
+
+@BOTH
+@pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT, LISTENER, ROUTE])
+async def test_t_01_t_02_every_type_has_a_service_of_its_own_that_knows_its_type(type_url: str, delta: bool) -> None:
+    async with serving() as (_, port), XdsClient(port) as client:
+        stream = client.open(type_url, delta=delta)
+        if delta:
+            await stream.send(DeltaDiscoveryRequest(resource_names_subscribe=["a"]))
+        else:
+            await stream.send(DiscoveryRequest(resource_names=["a"]))
+        response = await stream.expect(type_url)
+
+        assert len(response.resources) == 1
+        assert response.control_plane is not None
+        assert response.control_plane.identifier == "cp-1"
+        await stream.ack(response)
+        await stream.expect_quiet()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("own", "asked", "detail"),
+    [("", "", "type_url is missing"), (CLUSTER, ENDPOINT, "this service serves")],
+    ids=["T-03 an aggregated request without a type", "T-04 another type than the service's"],
+)
+async def test_a_wrong_type_ends_that_stream_and_no_other(own: str, asked: str, detail: str, delta: bool) -> None:
+    async with serving() as (_, port), XdsClient(port) as client:
+        other, stream = client.ads(delta=delta), client.open(own, delta=delta)
+        await is_served(other)
+        await stream.subscribe(asked, ["a"])
+        code, said = await stream.expect_end()
+
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert detail in said
+        await other.subscribe(LISTENER)
+        await other.expect(LISTENER)
+
+
+@BOTH
+async def test_malformed_bytes_end_that_stream_and_no_other(delta: bool) -> None:
+    async with serving() as (_, port), XdsClient(port) as client:
+        other, stream = client.ads(delta=delta), client.ads(delta=delta)
+        await is_served(other)
+        await is_served(stream)
+        await stream.send_raw(b"\xff\xff\xff")
+        code, said = await stream.expect_end()
+
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "cannot be read" in said
+        await other.subscribe(LISTENER)
+        await other.expect(LISTENER)
+
+
+async def test_an_oversized_request_ends_that_stream_and_no_other() -> None:
+    async with serving(max_request_bytes=10_000) as (_, port), XdsClient(port) as client:
+        other, stream = client.ads(), client.ads()
+        await is_served(other)
+        await is_served(stream)
+        await stream.subscribe(ENDPOINT, ["x" * 20_000])
+        code, said = await stream.expect_end()
+
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "at most 10000" in said
+        await other.subscribe(LISTENER)
+        await other.expect(LISTENER)
+
+
+async def test_f_03_forty_thousand_names_in_one_request_are_taken() -> None:
+    async with serving() as (_, port), XdsClient(port) as client:
+        stream = client.ads(delta=True)
+        await stream.subscribe(CLUSTER, initial={f"a-cluster-that-went-{n}": "0123456789abcdef" for n in range(40_000)})
+        made = await stream.expect(CLUSTER)
+
+        assert len(versions(made)) == 1
+        await stream.ack(made)
+        gone = await stream.expect(CLUSTER)
+
+        assert len(gone.removed_resources) == 40_000
+
+
+@pytest.mark.parametrize("node", [None, NodeMessage(cluster="x")], ids=["no node", "a node without an id"])
+async def test_n_02_a_stream_that_does_not_say_who_it_is_is_refused(node: NodeMessage | None) -> None:
+    async with serving() as (_, port), XdsClient(port) as client:
+        stream = client.ads()
+        await stream.send_raw(bytes(DiscoveryRequest(type_url=CLUSTER, node=node)))
+        code, said = await stream.expect_end()
+
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "node" in said
+
+
+async def test_n_03_envoys_delta_streams_repeat_the_node_n_04_but_do_not_change_it() -> None:
+    node = NodeMessage(id="edge-1", cluster="edge")
+    async with serving() as (_, port), XdsClient(port) as client:
+        stream = client.ads(delta=True, node=node)
+        await stream.subscribe(CLUSTER)
+        response = await stream.expect(CLUSTER)
+        ack = DeltaDiscoveryRequest(type_url=CLUSTER, response_nonce=response.nonce, node=node)
+        await stream.send_raw(bytes(ack))
+        await stream.expect_quiet()
+        ack.node = NodeMessage(id="edge-2", cluster="edge")
+        await stream.send_raw(bytes(ack))
+
+        assert (await stream.expect_end())[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@BOTH
+async def test_t_05_t_06_unknown_types_do_not_end_the_stream(delta: bool) -> None:
+    heard = Heard()
+    async with serving(on_event=heard) as (_, port), XdsClient(port) as client:
+        stream = client.ads(delta=delta)
+        await stream.subscribe(FOO, ["x"])
+        await stream.subscribe("type.googleapis.com/envoy.api.v2.Cluster")
+        if delta:
+            refused = await stream.expect(FOO)
+
+            assert refused.removed_resources == ["x"]
+        await is_served(stream)
+        unknown = [event.type_url for event in heard.of(Subscribed) if not event.known]
+
+        assert unknown == [FOO, "type.googleapis.com/envoy.api.v2.Cluster"]
+
+
+async def test_t_08_two_streams_of_one_node_are_both_served_and_end_apart() -> None:
+    cache = SnapshotCache()
+    cache.set(GROUP, snapshot(a="1"))
+    async with serving(cache) as (server, port), XdsClient(port) as client:
+        old, new = client.ads(), client.ads()
+        await is_served(old)
+        await is_served(new)
+
+        assert len(server.streams()) == 2
+        await old.half_close()
+
+        assert (await old.expect_end())[0] is grpc.StatusCode.OK
+        cache.set(GROUP, snapshot(a="2"))
+        await new.expect(CLUSTER)
+
+
+@pytest.mark.parametrize("how", ["half-close", "cancel", "connection lost"])
+async def test_t_11_nothing_is_left_of_a_stream_that_ended(how: str) -> None:
+    cache, heard = SnapshotCache(), Heard()
+    cache.set(GROUP, snapshot(a="1"))
+    async with serving(cache, on_event=heard) as (server, port):
+        async with XdsClient(port) as client:
+            stream = client.ads()
+            await stream.subscribe(CLUSTER)
+            await stream.expect(CLUSTER)
+            if how == "half-close":
+                await stream.half_close()
+            elif how == "cancel":
+                stream.call.cancel()
+        await heard.until(lambda: bool(heard.of(Closed)))
+
+        assert server.streams() == ()
+        assert cache.watched() == ()
+        assert heard.of(Closed)[0].unanswered == (CLUSTER,)
+
+
+async def test_a_client_that_asks_once_and_half_closes_is_answered() -> None:
+    async with serving() as (_, port), XdsClient(port) as client:
+        stream = client.ads()
+        await stream.subscribe(CLUSTER)
+        await stream.half_close()
+        await stream.expect(CLUSTER)
+
+        assert (await stream.expect_end())[0] is grpc.StatusCode.OK
+
+
+async def test_r_09_t_13_a_server_that_is_not_ready_refuses() -> None:
+    ready = False
+    async with serving(ready=lambda: ready) as (_, port), XdsClient(port) as client:
+        code, said = await client.ads().expect_end()
+
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert "not ready" in said
+        ready = True
+        await is_served(client.ads())
+
+
+async def test_a_group_without_a_snapshot_waits_for_its_first() -> None:
+    cache = SnapshotCache()
+    async with serving(cache) as (_, port), XdsClient(port) as client:
+        stream = client.ads()
+        await stream.subscribe(CLUSTER)
+        await stream.expect_quiet()
+        cache.set(GROUP, snapshot(a="1"))
+        await stream.expect(CLUSTER)
+
+
+async def test_groups_see_their_own() -> None:
+    cache = SnapshotCache()
+    for name in ("edge", "mesh"):
+        cache.set(name, snapshot(**{name: "1"}))
+    async with serving(cache, group_of=lambda node: node.cluster) as (_, port), XdsClient(port) as client:
+        for name in ("edge", "mesh"):
+            stream = client.ads(delta=True, node=NodeMessage(id="n", cluster=name))
+            await stream.subscribe(CLUSTER)
+
+            assert versions(await stream.expect(CLUSTER)).keys() == {name}
+
+
+async def test_t_09_keepalive_pings_of_a_client_are_tolerated() -> None:
+    eager = (
+        ("grpc.keepalive_time_ms", 20),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_time_between_pings_ms", 10),
+    )
+    async with serving() as (server, port), XdsClient(port, options=eager) as client:
+        stream = client.ads()
+        await is_served(stream)
+        await stream.expect_quiet(0.2)
+        await stream.subscribe(LISTENER)
+        await stream.expect(LISTENER)
+
+        assert len(server.streams()) == 1
+
+
+async def test_o_07_while_a_response_is_unanswered_the_latest_snapshot_wins() -> None:
+    cache = SnapshotCache()
+    cache.set(GROUP, snapshot(a="1"))
+    async with serving(cache) as (_, port), XdsClient(port) as client:
+        stream = client.ads(delta=True)
+        await stream.subscribe(CLUSTER)
+        first = await stream.expect(CLUSTER)
+        last = Snapshot()
+        for version in range(2, 50):
+            last = snapshot(a=str(version))
+            cache.set(GROUP, last)
+        await stream.expect_quiet()
+        await stream.ack(first)
+
+        assert versions(await stream.expect(CLUSTER)) == {"a": last.of_type(CLUSTER)["a"].version}
+
+
+async def test_o_06_a_missing_ack_holds_others_up_only_for_a_while() -> None:
+    cache = SnapshotCache()
+    cache.set(GROUP, snapshot(a="1"))
+    async with serving(cache, ack_timeout_s=0.05) as (_, port), XdsClient(port) as client:
+        stream = client.ads()
+        await stream.subscribe(CLUSTER)
+        await stream.expect(CLUSTER)
+        await stream.subscribe(LISTENER)
+        await stream.expect(LISTENER)
+
+
+async def test_f_04_a_client_that_reads_nothing_costs_a_bounded_amount_and_nobody_else() -> None:
+    cache, heard = SnapshotCache(), Heard()
+    cache.set(GROUP, snapshot(a="1", size=200_000))
+    async with (
+        serving(cache, on_event=heard, ack_timeout_s=0.01, send_timeout_s=0.5) as (server, port),
+        XdsClient(port, node_id="stuck") as stuck,
+        XdsClient(port, node_id="well") as well,
+    ):
+        # It subscribes and never reads; its answers are not awaited for long, so that only flow control is left.
+        await stuck.ads(delta=True).subscribe(CLUSTER)
+        stream = well.ads(delta=True)
+        await stream.subscribe(CLUSTER)
+        await stream.ack(await stream.expect(CLUSTER))
+        version = 1
+        while not heard.of(Closed, "stuck"):
+            version += 1
+            last = snapshot(a=str(version), size=200_000)
+            cache.set(GROUP, last)
+            response = await stream.expect(CLUSTER)
+            await stream.ack(response)
+
+            assert versions(response) == {"a": last.of_type(CLUSTER)["a"].version}
+            assert version < 2000, "the client that reads nothing is never let go"
+            await asyncio.sleep(0.005)
+
+        assert len(heard.of(Sent, "stuck")) < version
+        assert [info.node.id for info in server.streams()] == ["well"]
+
+
+async def test_t_12_r_13_draining_ends_streams_that_were_answered_and_refuses_new_ones() -> None:
+    cache, heard = SnapshotCache(), Heard()
+    cache.set(GROUP, snapshot(a="1"))
+    server = XdsServer(cache, group_of=lambda _: GROUP, ready=lambda: True, identifier="cp", on_event=heard)
+    port = await server.start("127.0.0.1", 0)
+    async with XdsClient(port) as client:
+        streams = [client.ads() for _ in range(4)]
+        for stream in streams:
+            await is_served(stream)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        stopping = asyncio.ensure_future(server.stop(0.4))
+        await asyncio.sleep(0)
+        cache.set(GROUP, Snapshot())  # a source that shuts down must not look like a deletion
+        ends = []
+        for stream in streams:
+            with pytest.raises(EOFError, match="OK"):
+                await stream.next()
+            ends.append(loop.time() - start)
+        await stopping
+
+        assert ends[-1] - ends[0] > 0.1, "the ends are spread"
+        assert len(heard.of(Sent)) == 4, "nobody was told of the empty snapshot"
+        assert (await client.ads().expect_end())[0] is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_t_12_a_stream_that_never_got_an_answer_is_not_closed_as_if_all_were_well() -> None:
+    server = XdsServer(SnapshotCache(), group_of=lambda _: GROUP, ready=lambda: True, identifier="cp")
+    port = await server.start("127.0.0.1", 0)
+    async with XdsClient(port) as client:
+        stream = client.ads()
+        await stream.subscribe(CLUSTER)
+        await stream.expect_quiet()
+        await server.stop(0.1)
+
+        assert (await stream.expect_end())[0] is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_port_in_use_is_an_error_and_not_shared_in_silence() -> None:
+    async with serving() as (_, port):
+        other = XdsServer(SnapshotCache(), group_of=lambda _: GROUP, ready=lambda: True, identifier="cp")
+        with pytest.raises(RuntimeError):
+            await other.start("127.0.0.1", port)
+
+
+async def test_further_services_share_the_port() -> None:
+    async def echo(request: bytes, _context: Any) -> bytes:
+        return request
+
+    handler = grpc.method_handlers_generic_handler("acme.Echo", {"Say": grpc.unary_unary_rpc_method_handler(echo)})
+    async with serving(handlers=[handler]) as (_, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        assert await channel.unary_unary("/acme.Echo/Say")(b"hello") == b"hello"
+        call = channel.stream_stream("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets")()
+
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_an_ack_tells_when_its_change_was_offered() -> None:
+    now = 100.0
+    cache, heard = SnapshotCache(), Heard()
+    cache.set(GROUP, snapshot(a="1"))
+    async with serving(cache, on_event=heard, clock=lambda: now) as (_, port), XdsClient(port) as client:
+        stream = client.ads()
+        await is_served(stream)
+        now = 107.0
+        cache.set(GROUP, snapshot(a="2"))
+        await stream.ack(await stream.expect(CLUSTER))
+        await heard.until(lambda: len(heard.of(Acked)) == 2)
+        answered, changed = heard.of(Acked)
+
+        assert answered.offered_at is None
+        assert (changed.offered_at, changed.revision) == (107.0, "2")
+
+
+async def test_f_05_a_thousand_streams_share_one_connection() -> None:
+    async with serving() as (server, port), XdsClient(port) as client:
+        streams = [client.ads() for _ in range(1000)]
+        await asyncio.gather(*(is_served(stream) for stream in streams))
+
+        assert len(server.streams()) == 1000
