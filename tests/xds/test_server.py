@@ -304,20 +304,28 @@ async def test_groups_see_their_own() -> None:
 
 
 async def test_t_09_keepalive_pings_of_a_client_are_tolerated() -> None:
-    eager = (
-        ("grpc.keepalive_time_ms", 20),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_time_between_pings_ms", 10),
-    )
-    async with serving() as (server, port), XdsClient(port, options=eager) as client:
-        stream = client.ads()
-        await is_served(stream)
-        await stream.expect_quiet(0.2)
-        await stream.subscribe(LISTENER)
-        await stream.expect(LISTENER)
+    settings, ping, go_away, acknowledged = 4, 6, 7, 1
 
-        assert len(server.streams()) == 1
+    def frame(kind: int, body: bytes = b"") -> bytes:
+        return len(body).to_bytes(3, "big") + bytes((kind, 0)) + bytes(4) + body
+
+    async with serving() as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(settings))
+        answered = 0
+        async with asyncio.timeout(5):
+            while answered < 20:
+                writer.write(frame(ping, answered.to_bytes(8, "big")))
+                kind = flags = 0
+                while (kind, flags) != (ping, acknowledged):
+                    head = await reader.readexactly(9)
+                    kind, flags = head[3], head[4]
+                    await reader.readexactly(int.from_bytes(head[:3], "big"))
+
+                    assert kind != go_away, f"sent away after {answered} pings"
+                answered += 1
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_o_07_while_a_response_is_unanswered_the_latest_snapshot_wins() -> None:
