@@ -113,6 +113,16 @@ class TestCrash:
             Journal.open(tmp_path)
         assert journal_path(tmp_path).read_bytes() == data, "the evidence is left alone"
 
+    async def test_damage_before_a_torn_line_is_not_taken_for_the_tear(self, tmp_path: Path) -> None:
+        async with opened(tmp_path) as (registry, _):
+            await registry.put(A)
+            await registry.put(B)
+        data = journal_path(tmp_path).read_bytes().replace(b'"id":"b"', b'"id":"x"')
+        journal_path(tmp_path).write_bytes(data + b"0123abcd {")
+
+        with pytest.raises(JournalError, match="line 3 of 3 does not fit its checksum"):
+            Journal.open(tmp_path)
+
     async def test_killed_between_writing_the_new_file_and_renaming_it_the_old_one_counts(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as (registry, _):
             await registry.put(A)
@@ -282,6 +292,32 @@ class TestCompaction:
         assert max(sizes) < 4 * COMPACT_LINES, "6,400 writes were made"
         assert {each.id: each.weight for each in (await state_of(tmp_path)).instances.values()} == last
         assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.journal", "memory.lock"]
+
+    async def test_writes_do_not_wait_for_a_slow_compaction_and_are_in_the_new_file(self, tmp_path: Path) -> None:
+        slow = False
+        compacting, release = threading.Event(), threading.Event()
+
+        def fsync(fd: int) -> None:
+            if slow and Path(f"/proc/self/fd/{fd}").readlink().name.endswith(".new") and not release.is_set():
+                compacting.set()
+                assert release.wait(PATIENCE_S)
+            os.fsync(fd)
+
+        async with opened(tmp_path, fsync=fsync) as (registry, journal):
+            slow = True
+            await asyncio.gather(*(registry.put(replace(B, weight=1 + n % 1000)) for n in range(COMPACT_LINES + 10)))
+            assert await asyncio.to_thread(compacting.wait, PATIENCE_S)
+            for n in range(50):
+                await registry.put(instance("web", f"i{n}", port=n + 1))
+            assert journal.lines > COMPACT_LINES
+            release.set()
+            extra = 0
+            while journal.lines > COMPACT_LINES:
+                extra += 1
+                await registry.put(instance("web", f"later{extra}", port=100 + extra))
+
+        names = {*(f"i{n}" for n in range(50)), *(f"later{n + 1}" for n in range(extra)), "b"}
+        assert {str(each.id) for each in (await state_of(tmp_path)).instances} == names
 
     async def test_a_compaction_that_fails_costs_no_write(self, tmp_path: Path) -> None:
         class NoRoomForTwo(Disk):
