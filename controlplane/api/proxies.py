@@ -1,0 +1,248 @@
+"""The connected proxies: what each asks for, was sent, acknowledged and refused, in its own words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from controlplane.api.edge import Edge, Rendered, hashed
+from controlplane.api.operations import BASE, Operation, shown
+from controlplane.api.parameters import CURSOR, DEFAULT_LIMIT, IF_NONE_MATCH, LIMIT, NODE_ID, cursor_after, read_query
+from controlplane.api.problems import INVALID, UNKNOWN_PROXY, Problem
+from controlplane.api.reading import next_link
+from controlplane.api.views import timestamp
+from controlplane.model import Locality
+from xds.status import ProxyStatus, State, TypeStatus
+
+PROXIES = "proxies"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalView:
+    """Show the last NACK: what the proxy said, and about which version and resources."""
+
+    at: str | None
+    message: str
+    code: int
+    version: str
+    names: tuple[str, ...]
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyTypeView:
+    """Show how one type of resource stands. `held` counts what the proxy acknowledged.
+
+    `state`: NOT_SENT, STALE (sent and not acknowledged), SYNCED, or ERROR (the newest was refused). `subscribed` is
+    the number of names asked for, null where it asked for everything.
+    """
+
+    type: str
+    state: State
+    subscribed: int | None
+    held: int
+    sent_version: str
+    sent_revision: str
+    sent_at: str | None
+    acked_version: str
+    acked_revision: str
+    acked_at: str | None
+    refused: tuple[str, ...]
+    nacks: int
+    last_nack: RefusalView | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyItem:
+    """Sum up a proxy: `state` is its worst type's."""
+
+    node_id: str
+    cluster: str
+    user_agent: str
+    state: State
+    synced: bool
+    connected_at: str | None
+    types: dict[str, State]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyList:
+    """Show one page of the connected proxies, by node id; `synced` and `total` count all of them."""
+
+    items: tuple[ProxyItem, ...]
+    total: int
+    synced: int
+    next: str | None
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamView:
+    """Show one stream: `protocol` is `delta` or `sotw`, `scope` is `ads` or the one type it is for."""
+
+    peer: str
+    protocol: str
+    scope: str
+    connected_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyView:
+    """Show one proxy with its streams and types. `metadata` is the node's own."""
+
+    node_id: str
+    cluster: str
+    user_agent: str
+    locality: Locality
+    metadata: Mapping[str, Any]
+    state: State
+    synced: bool
+    connected_at: str | None
+    streams: tuple[StreamView, ...]
+    types: tuple[ProxyTypeView, ...]
+    revision: str
+
+
+async def list_proxies(edge: Edge, request: web.Request) -> web.Response:
+    """Answer with one page of the connected proxies."""
+    query = read_query(request, (LIMIT, CURSOR))
+    limit: int = query.get("limit", DEFAULT_LIMIT)
+    after: str = query.get("cursor", "")
+    connected = edge.context.proxies
+
+    def render() -> Rendered:
+        every = () if connected is None else connected.proxies()
+        rest = [proxy for proxy in every if proxy.node.id > after]
+        following = cursor_after(rest[limit - 1].node.id) if len(rest) > limit else None
+        revision = edge.context.live.revision
+        page = ProxyList(
+            items=tuple(_item(proxy) for proxy in rest[:limit]),
+            total=len(every),
+            synced=sum(proxy.synced for proxy in every),
+            next=following,
+            revision=revision,
+        )
+        return hashed(orjson.dumps(page), revision, next_link(request, following))
+
+    return edge.answer_now(request, render)
+
+
+async def get_proxy(edge: Edge, request: web.Request) -> web.Response:
+    """Answer with one proxy."""
+    read_query(request, ())
+    node_id = request.match_info["node_id"]
+    connected = edge.context.proxies
+
+    def render() -> Rendered:
+        proxy = None if connected is None else connected.proxy(node_id)
+        if proxy is None:
+            raise Problem(UNKNOWN_PROXY, f"no proxy with the node id {node_id!r} is connected")
+        revision = edge.context.live.revision
+        return hashed(orjson.dumps(_view(proxy, revision), default=str), revision)
+
+    return edge.answer_now(request, render)
+
+
+def short_type(type_url: str) -> str:
+    """Return the last word of a type URL: "Cluster" for envoy.config.cluster.v3.Cluster."""
+    return type_url.rpartition(".")[2]
+
+
+def _user_agent(proxy: ProxyStatus) -> str:
+    node = proxy.node
+    return f"{node.user_agent_name} {node.user_agent_version}".strip()
+
+
+def _item(proxy: ProxyStatus) -> ProxyItem:
+    return ProxyItem(
+        node_id=proxy.node.id,
+        cluster=proxy.node.cluster,
+        user_agent=_user_agent(proxy),
+        state=proxy.state,
+        synced=proxy.synced,
+        connected_at=timestamp(proxy.connected_at),
+        types={short_type(url): status.state for url, status in sorted(proxy.types.items())},
+    )
+
+
+def _view(proxy: ProxyStatus, revision: str) -> ProxyView:
+    node = proxy.node
+    return ProxyView(
+        node_id=node.id,
+        cluster=node.cluster,
+        user_agent=_user_agent(proxy),
+        locality=Locality(region=node.region[:253], zone=node.zone[:253], sub_zone=node.sub_zone[:253]),
+        metadata=dict(node.metadata),
+        state=proxy.state,
+        synced=proxy.synced,
+        connected_at=timestamp(proxy.connected_at),
+        streams=tuple(
+            StreamView(
+                peer=stream.info.peer,
+                protocol="delta" if stream.info.delta else "sotw",
+                scope=short_type(stream.info.type_url) if stream.info.type_url else "ads",
+                connected_at=timestamp(stream.connected_at),
+            )
+            for stream in proxy.streams
+        ),
+        types=tuple(_type(proxy, status) for _, status in sorted(proxy.types.items())),
+        revision=revision,
+    )
+
+
+def _type(proxy: ProxyStatus, status: TypeStatus) -> ProxyTypeView:
+    nack = status.last_nack
+    return ProxyTypeView(
+        type=short_type(status.type_url),
+        state=status.state,
+        subscribed=None if status.wildcard else status.names,
+        held=len(proxy.held(status.type_url)),
+        sent_version=status.sent_version,
+        sent_revision=status.sent_revision,
+        sent_at=None if status.sent_at is None else timestamp(status.sent_at),
+        acked_version=status.acked_version,
+        acked_revision=status.acked_revision,
+        acked_at=None if status.acked_at is None else timestamp(status.acked_at),
+        refused=status.refused,
+        nacks=status.nacks,
+        last_nack=None
+        if nack is None
+        else RefusalView(
+            at=timestamp(nack.at),
+            message=nack.message,
+            code=nack.code,
+            version=nack.version,
+            names=nack.names,
+            revision=nack.revision,
+        ),
+    )
+
+
+OPERATIONS = (
+    Operation(
+        method="GET",
+        path=f"{BASE}/proxies",
+        id="listProxies",
+        group=PROXIES,
+        summary="List the connected proxies",
+        description="By node id. This resource changes with every acknowledgement; it cannot be waited for.",
+        handler=list_proxies,
+        parameters=(LIMIT, CURSOR, IF_NONE_MATCH),
+        answers=shown(ProxyList, "One page of proxies.", headers=("Link",)),
+        problems=(INVALID,),
+    ),
+    Operation(
+        method="GET",
+        path=f"{BASE}/proxies/{{node_id}}",
+        id="getProxy",
+        group=PROXIES,
+        summary="Get a connected proxy",
+        description="What it asks for, was sent, acknowledged and refused. It cannot be waited for.",
+        handler=get_proxy,
+        parameters=(NODE_ID, IF_NONE_MATCH),
+        answers=shown(ProxyView, "The proxy."),
+        problems=(INVALID, UNKNOWN_PROXY),
+    ),
+)
