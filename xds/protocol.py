@@ -12,523 +12,59 @@ Three ideas carry it:
 * `ORDER` is the whole of make before break. Its rows are tried from the top whenever something happened.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from enum import Flag, auto
 from itertools import chain
 from types import MappingProxyType
 
-from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, ResourceSet, Snapshot
+from xds.messages import (
+    Acked,
+    Closed,
+    DeltaRequest,
+    Error,
+    Event,
+    Ignored,
+    Nacked,
+    Outdated,
+    Request,
+    Response,
+    Sent,
+    SotwRequest,
+    Subscribed,
+)
+from xds.order import KINDS, ORDER, Kind, Row, Step, one_row
+from xds.subscription import WILDCARD, Pending, Subscription, named_in
+from xds.types import CLUSTER, Resource, ResourceSet, Snapshot
 
-WILDCARD = "*"
+__all__ = [
+    "KINDS",
+    "ORDER",
+    "Acked",
+    "Closed",
+    "DeltaRequest",
+    "Error",
+    "Event",
+    "Ignored",
+    "Kind",
+    "Nacked",
+    "Outdated",
+    "Request",
+    "Response",
+    "Row",
+    "Sent",
+    "SotwRequest",
+    "Step",
+    "Stream",
+    "Subscribed",
+    "Subscription",
+    "named_in",
+    "one_row",
+]
+
 MAX_RESPONSE_BYTES = 3 * 1024 * 1024  # gRPC clients receive at most 4 MiB unless told otherwise (F-01)
+_FRAME_BYTES = 128  # what the wire adds to a resource, at most: type, name twice, version
 _MAX_FOREIGN_TYPES = 32
 _MAX_RECENT = 1024
-
-
-# What goes in and out ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Error:
-    """Hold the `error_detail` of a request: its presence, not the version, makes it a NACK (S-05)."""
-
-    code: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SotwRequest:
-    """Ask for exactly `names` of a type, and answer the response with `nonce`."""
-
-    type_url: str
-    names: frozenset[str] = frozenset()
-    version: str = ""
-    nonce: str = ""
-    error: Error | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeltaRequest:
-    """Add and remove names of a type, and answer the response with `nonce`."""
-
-    type_url: str
-    subscribe: tuple[str, ...] = ()
-    unsubscribe: tuple[str, ...] = ()
-    initial_versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    nonce: str = ""
-    error: Error | None = None
-
-
-Request = SotwRequest | DeltaRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """Tell a client resources of one type; `removed` exists on the wire in Delta only.
-
-    `version` is the version of the whole content in SotW, and for the eye only in Delta.
-    """
-
-    type_url: str
-    version: str
-    nonce: str
-    resources: tuple[Resource, ...] = ()
-    removed: tuple[str, ...] = ()
-    delta: bool
-    revision: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscribed:
-    """Say that a client changed what it asks for; `names` counts the explicit ones."""
-
-    type_url: str
-    added: tuple[str, ...]
-    dropped: tuple[str, ...]
-    wildcard: bool
-    names: int
-    known: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """Say that a response is on its way; built by whoever sends it."""
-
-    type_url: str
-    version: str
-    nonce: str
-    revision: str
-    resources: int
-    removed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acked:
-    """Say that a client applied a response.
-
-    `names` are the resources that the response changed or removed. `offered_at` is the time that was given to
-    `offer` with the oldest change in it, or None where it answered a request. `settled` says that the type
-    owes nothing more; `refused` names what stays quarantined.
-    """
-
-    type_url: str
-    version: str
-    nonce: str
-    revision: str
-    names: tuple[str, ...]
-    offered_at: float | None
-    settled: bool
-    refused: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nacked:
-    """Say that a client rejected a response, in its own words; `names` are the suspects."""
-
-    type_url: str
-    version: str
-    nonce: str
-    revision: str
-    names: tuple[str, ...]
-    code: int
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ignored:
-    """Say that a client took note of a response without applying it: old version, new nonce, no error (S-06)."""
-
-    type_url: str
-    version: str
-    nonce: str
-    revision: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outdated:
-    """Say that a request answers a response which is not the last one (S-07, D-11)."""
-
-    type_url: str
-    nonce: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
-    """Say that the stream is over; `unanswered` are the types whose last response had no answer."""
-
-    unanswered: tuple[str, ...]
-
-
-Event = Subscribed | Sent | Acked | Nacked | Ignored | Outdated | Closed
-
-
-# What the types are like, and in which order they go -----------------------------------------------------
-
-
-def _empty_assignment(name: str) -> bytes:
-    """Spell a ClusterLoadAssignment that has a name (field 1) and no endpoints."""
-    raw = name.encode()
-    length, size = len(raw), bytearray()
-    while length > 0x7F:
-        size.append(length & 0x7F | 0x80)
-        length >>= 7
-    return b"\x0a" + bytes(size) + bytes((length,)) + raw
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """Describe what sets a resource type apart.
-
-    `full`: a SotW response is the whole state, absence deletes, and an empty first request means everything
-    (G-01, G-03, W-07). `parents`: the types that may refer to this one, so that nothing is removed from under
-    them. `resent_with_parents`: a re-sent parent waits for this one again (O-01). `empty`: how to spell the
-    absence of a resource whose removal clients ignore (G-07, D-15).
-    """
-
-    type_url: str
-    full: bool = False
-    parents: tuple[str, ...] = ()
-    resent_with_parents: bool = False
-    empty: Callable[[str], bytes] | None = None
-
-    def absent(self, name: str) -> Resource:
-        """Make the empty resource that stands for a missing one."""
-        return Resource.of(name, self.empty(name) if self.empty is not None else b"")
-
-
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        CLUSTER: Kind(CLUSTER, full=True, parents=(LISTENER, ROUTE)),
-        ENDPOINT: Kind(ENDPOINT, parents=(CLUSTER,), resent_with_parents=True, empty=_empty_assignment),
-        LISTENER: Kind(LISTENER, full=True),
-        ROUTE: Kind(ROUTE, parents=(LISTENER,)),
-    }
-)
-
-
-class Step(Flag):
-    """Name the half of an update: what comes into being, or what goes."""
-
-    MAKE = auto()
-    BREAK = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Let a type take a step, once no response of the types in `after` is unanswered."""
-
-    type_url: str
-    step: Step
-    after: tuple[str, ...] = ()
-
-
-_ALL = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
-
-# Assignments follow clusters on the wire but do not wait for their ACK: Envoy withholds that ACK for as long
-# as a cluster is warming, and the cluster warms until its assignment arrives.
-ORDER = (
-    Row(CLUSTER, Step.MAKE),
-    Row(ENDPOINT, Step.MAKE),
-    Row(LISTENER, Step.MAKE, after=(CLUSTER, ENDPOINT)),
-    Row(ROUTE, Step.MAKE, after=(CLUSTER, ENDPOINT, LISTENER)),
-    Row(LISTENER, Step.BREAK, after=_ALL),
-    Row(ROUTE, Step.BREAK, after=_ALL),
-    Row(CLUSTER, Step.BREAK, after=_ALL),
-    Row(ENDPOINT, Step.BREAK, after=_ALL),
-)
-
-
-def one_row(type_url: str) -> tuple[Row, ...]:
-    """Return the order of a per-type stream: nothing to wait for, nothing else to protect (O-08)."""
-    return (Row(type_url, Step.MAKE | Step.BREAK),)
-
-
-# One type of one stream ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Remember the unanswered response of a type, as the change it makes to what the client holds.
-
-    `kept` are the names in doubt that it tells at the version which the client acknowledged before.
-    """
-
-    nonce: str
-    version: str
-    revision: str
-    changes: dict[str, Resource | None]
-    kept: tuple[str, ...]
-    offered_at: float | None
-    released: bool = False
-
-
-_Versions = dict[str, str]  # name -> version; "" stands for the removal
-
-
-class Subscription:
-    """Keep what one client asks for, holds and refused of one type. Bounded by the names in play."""
-
-    __slots__ = (
-        "_own",
-        "answer",
-        "dirty",
-        "doubt",
-        "foreign",
-        "held",
-        "kind",
-        "leaving",
-        "legacy",
-        "names",
-        "nonce",
-        "owed",
-        "pending",
-        "refused",
-        "repeat",
-        "requested",
-        "since",
-        "suspects",
-        "wildcard",
-    )
-
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-        self._own: set[str] = set()
-        self.names: AbstractSet[str] = self._own  # explicit names
-        self.wildcard = False
-        self.legacy = kind.full  # an empty list still means everything
-        self.requested: frozenset[str] | None = None  # SotW: the last list, as it came
-        self.held: dict[str, Resource] = {}  # acknowledged
-        self.foreign: set[str] = set()  # held, but only the version is known: reported by a reconnecting client
-        self.doubt: dict[str, Resource | None] = {}  # sent and not acknowledged: possibly applied
-        self.dirty: set[str] = set()  # may differ from the target
-        self.owed: set[str] = set()  # to be answered even if unchanged
-        self.repeat: set[str] = set()  # of the dirty: to be sent even if the same was sent before
-        self.answer = False  # a response is owed, be it empty
-        self.leaving: set[str] = set()  # held, gone from the target, not yet removed
-        self.refused: dict[str, _Versions] = {}  # name -> the refused set that it is part of
-        self.suspects: list[_Versions] = []  # Delta: parts of refused batches that are still to be tried
-        self.pending: _Pending | None = None
-        self.nonce = ""
-        self.since: float | None = None
-
-    def wants(self, name: str) -> bool:
-        """Say whether the client asks for a name."""
-        return self.wildcard or name in self.names
-
-    @property
-    def free(self) -> bool:
-        """Say whether a response may be sent: at most one is unanswered, unless the wait was given up."""
-        return self.pending is None or self.pending.released
-
-    @property
-    def settled(self) -> bool:
-        """Say whether nothing is unanswered, owed or waiting to go."""
-        return self.pending is None and not (self.dirty or self.owed or self.answer or self.suspects or self.leaving)
-
-    def replace(self, names: frozenset[str]) -> tuple[Collection[str], Collection[str]]:
-        """Take a SotW list of names; return what was added and dropped.
-
-        The same list again is an ACK or a repetition, and costs nothing.
-        """
-        before = self.requested
-        if before is not None and (names is before or names == before):
-            return (), ()
-        self.requested = names
-        if names:
-            self.legacy = False  # from here on an empty list means nothing (W-07)
-        wildcard = (self.kind.full and WILDCARD in names) or self.legacy
-        added = names - (before or frozenset())
-        dropped = (before or frozenset()) - names
-        lost_wildcard = self.wildcard and not wildcard
-        self.answer |= self.kind.full and (bool(added) or (wildcard and not self.wildcard))
-        self.wildcard = wildcard
-        self.names = names - {WILDCARD} if wildcard and WILDCARD in names else names
-        if not wildcard:
-            self._forget([name for name in self._known() if name not in names] if lost_wildcard else dropped)
-        self._owe(name for name in added if name in self.names)
-        return added, dropped
-
-    def edit(self, subscribe: Iterable[str], unsubscribe: Iterable[str], *, first: bool) -> None:
-        """Apply a Delta edit: removals first, so that a name in both lists ends up subscribed and sent (D-10)."""
-        for name in unsubscribe:
-            if name == WILDCARD and self.wildcard:
-                self.wildcard = False
-                self._forget([known for known in self._known() if known not in self._own])
-            elif name in self._own:
-                self._own.discard(name)
-                if self.wildcard:
-                    self.owed.add(name)  # the client cannot know what the wildcard says of it (D-09)
-                else:
-                    self._forget((name,))
-        if first and self.kind.full and not subscribe:
-            self.wildcard = self.answer = True  # the legacy way to ask for everything (D-01, D-13)
-        for name in subscribe:
-            if name == WILDCARD and self.kind.full:
-                self.wildcard = self.answer = True
-            else:
-                self._own.add(name)
-                self._owe((name,))  # whatever it holds by our account, it asks: it may have forgotten (D-06, R-04)
-
-    def note(self, changed: AbstractSet[str], target: ResourceSet, at: float | None) -> bool:
-        """Take note of names that changed in the target; say whether any concerns this client."""
-        fresh = changed if self.wildcard else changed & self.names
-        if not fresh:
-            return False
-        self.retry(fresh & self.refused.keys(), target)
-        if self.since is None:
-            self.since = at
-        self.dirty |= fresh
-        if len(self.dirty) > 64 + 2 * (len(target) + len(self.held)):
-            self.dirty = {name for name in self.dirty if name in target or self.may_hold(name)}
-        return True
-
-    def may_hold(self, name: str) -> bool:
-        """Say whether the client holds a name, as far as anyone can know."""
-        return name in self.held or self.doubt.get(name) is not None
-
-    def has_content(self, name: str) -> bool:
-        """Say whether the client may hold more of a name than the empty resource that stands for a missing one."""
-        candidates = (self.held.get(name), self.doubt.get(name), self.last_told(name))
-        return any(each is not None and not self.is_absence(name, each.version) for each in candidates)
-
-    def last_told(self, name: str) -> Resource | None:
-        """Return what the client was last told of a name, whatever it made of it."""
-        if self.pending is not None:
-            if name in self.pending.changes:
-                return self.pending.changes[name]
-            if name in self.pending.kept:
-                return self.held.get(name)
-        return self.doubt[name] if name in self.doubt else self.held.get(name)
-
-    def was_told_absence(self, name: str) -> bool:
-        """Say whether the client was told last that a name does not exist."""
-        told = self.last_told(name)
-        return told is None or self.is_absence(name, told.version)
-
-    def is_absence(self, name: str, version: str) -> bool:
-        """Say whether a version tells that the resource does not exist."""
-        return not version or (self.kind.empty is not None and version == self.kind.absent(name).version)
-
-    def still(self, name: str, version: str, target: ResourceSet) -> bool:
-        """Say whether a version is what the target has to say of a name."""
-        found = target.get(name)
-        return found.version == version if found is not None else self.is_absence(name, version)
-
-    def possible(self) -> Iterator[Resource]:
-        """List every resource that the client may be using now."""
-        sent = self.pending.changes.values() if self.pending is not None else ()
-        return (each for each in chain(self.held.values(), self.doubt.values(), sent) if each is not None)
-
-    def told(self) -> set[str]:
-        """List the names that the client was told anything about."""
-        sent = self.pending.changes if self.pending is not None else {}
-        return {*self.held, *self.doubt, *self.refused, *sent}
-
-    def acknowledge(self, pending: _Pending) -> None:
-        """Believe a response: the only place where the client's state advances (law: only an ACK is believed)."""
-        for name, resource in pending.changes.items():
-            self.doubt.pop(name, None)
-            self.foreign.discard(name)
-            if resource is None:
-                self.held.pop(name, None)
-            elif self.wants(name):
-                self.held[name] = resource
-        for name in pending.kept:
-            self.doubt.pop(name, None)
-
-    def reject(self, pending: _Pending, named: AbstractSet[str], *, split: bool) -> None:
-        """Remember a refusal so that it is never repeated unchanged, and go on with what is not suspect (law 6).
-
-        Delta (`split`): halve the batch until the bad resource stands alone; a client that refuses for ever
-        sees at most 2k - 1 responses for k resources. SotW: quarantine what the client `named`, or else all
-        as one set which is offered again when any of it changes; the rest goes in one corrective response.
-        """
-        changes = {name: resource for name, resource in pending.changes.items() if self.wants(name)}
-        self.doubt.update(changes)
-        suspects = named or changes.keys()
-        batch = {name: _version(resource) for name, resource in changes.items()}
-        if split and len(batch) > 1:
-            self.suspects = [part for part in self.suspects if part.keys().isdisjoint(batch)]
-            self.suspects += _halves(batch, named)
-            return
-        refusal = {name: version for name, version in batch.items() if name in suspects}
-        for name, version in refusal.items():
-            self.refused.setdefault(name, {name: version} if named else refusal)
-        self._again(batch.keys() - self.refused.keys())
-
-    def retry(self, names: Iterable[str], target: ResourceSet) -> None:
-        """Offer a refused set again if any of it is no longer what was refused."""
-        for name in names:
-            refusal = self.refused.get(name)  # none if another member of the set came first
-            if refusal is None or self.still(name, refusal[name], target):
-                continue
-            members = [member for member in refusal if self.refused.get(member) is refusal]
-            for member in members:
-                del self.refused[member]
-            self._again(members)
-
-    def supersede(self) -> None:
-        """Give up on an unanswered response because a newer one is about to be sent."""
-        if self.pending is not None:
-            told = {name: self.held.get(name) for name in self.pending.kept} | self.pending.changes
-            self.doubt.update({name: resource for name, resource in told.items() if self.wants(name)})
-            self.pending = None
-
-    def _again(self, names: Iterable[str]) -> None:
-        """Have names sent again that were sent before: what is in doubt is not sent twice by itself."""
-        self.dirty.update(names)
-        self.repeat.update(names)
-
-    def _known(self) -> AbstractSet[str]:
-        return self.held.keys() | self.doubt.keys() | self.dirty | self.owed | self.refused.keys()
-
-    def _owe(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.owed.add(name)
-            self.refused.pop(name, None)
-
-    def _forget(self, names: Collection[str]) -> None:
-        for gone in (self.held, self.doubt, self.refused):
-            for name in names:
-                gone.pop(name, None)
-        for ended in (self.foreign, self.dirty, self.owed, self.repeat, self.leaving):
-            ended.difference_update(names)
-
-
-def _version(resource: Resource | None) -> str:
-    return "" if resource is None else resource.version
-
-
-def _halves(batch: _Versions, named: AbstractSet[str]) -> list[_Versions]:
-    """Split a refused batch into what the client named and what it did not, or else in the middle."""
-    names = sorted(batch, key=lambda name: (name in named, name))
-    first_named = sum(name not in named for name in names)
-    cut = first_named if 0 < first_named < len(names) else len(names) // 2
-    return [{name: batch[name] for name in part} for part in (names[:cut], names[cut:])]
-
-
-def _continues(beside: str) -> bool:
-    return beside.isalnum() or beside in ("_", "-")
-
-
-def named_in(message: str, names: Iterable[str]) -> set[str]:
-    """Find the names that an error message speaks of, longest first, so that `web` is not found in `web-2`."""
-    found = set()
-    for name in sorted(names, key=len, reverse=True):
-        start = message.find(name) if name else -1
-        while start >= 0:
-            end = start + len(name)
-            if not (_continues(message[start - 1 : start]) or _continues(message[end : end + 1])):
-                found.add(name)
-                message = f"{message[:start]}\0{message[end:]}"
-                break
-            start = message.find(name, end)
-    return found
-
-
-# The machine ---------------------------------------------------------------------------------------------
 
 
 class Stream:
@@ -680,7 +216,7 @@ class Stream:
             )
         ]
 
-    def _reject(self, sub: Subscription, pending: _Pending, named: AbstractSet[str], *, split: bool) -> None:
+    def _reject(self, sub: Subscription, pending: Pending, named: AbstractSet[str], *, split: bool) -> None:
         sub.reject(pending, named, split=split)
         if self._target is not None:  # it may have changed while the refusal was on its way
             sub.retry(pending.changes, self._target.of_type(sub.kind.type_url))
@@ -696,7 +232,7 @@ class Stream:
         target = self._target.of_type(sub.kind.type_url) if self._target is not None else ResourceSet()
         sub.dirty |= target.keys() | sub.held.keys()
 
-    def _remember_departed(self, clusters: Subscription, pending: _Pending) -> None:
+    def _remember_departed(self, clusters: Subscription, pending: Pending) -> None:
         """Note what removed clusters referred to: a client may still ask for their assignments (law 9, G-07)."""
         for name, resource in pending.changes.items():
             if resource is None and (cluster := clusters.held.get(name)) is not None:
@@ -745,9 +281,6 @@ class Stream:
         for name in candidates:
             if not sub.wants(name):
                 continue
-            if split and size > self._max_response_bytes:
-                later.add(name)
-                continue
             want, have, owed = target.get(name), sub.held.get(name), name in sub.owed
             if want is None:
                 if owed:
@@ -768,8 +301,11 @@ class Stream:
             if have is not None and self._leans_on_refused(want):
                 later.add(name)
                 continue
+            size += len(want.body) + len(name) + _FRAME_BYTES
+            if split and changes and size > self._max_response_bytes:
+                later.add(name)  # the rest goes after the ACK of this part (D-14, F-02)
+                continue
             changes[name] = want
-            size += len(want.body) + len(name) + 64
         sub.owed &= later
         sub.repeat &= later
         sub.dirty = later - sub.owed
@@ -874,7 +410,7 @@ class Stream:
                 self._owe_children(resource)
         self._sent += 1
         sub.nonce = str(self._sent)
-        sub.pending = _Pending(sub.nonce, version, revision, changes, kept, sub.since)
+        sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since)
         sub.since = None
         return Response(
             type_url=sub.kind.type_url,

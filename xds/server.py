@@ -90,6 +90,7 @@ class XdsServer:
         clock: monotonic seconds.
         ack_timeout_s: for how long an unanswered response holds up the types behind it (O-06).
         send_timeout_s: after which a client that reads nothing is let go (F-04).
+        requests_per_s: what one stream may ask, with a burst of as many; it is slowed down, not refused (P-08).
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class XdsServer:
         clock: Callable[[], float] = time.monotonic,
         ack_timeout_s: float = 10.0,
         send_timeout_s: float = 60.0,
+        requests_per_s: float = 1000.0,
         max_request_bytes: int = MAX_REQUEST_BYTES,
     ) -> None:
         self._cache = cache
@@ -116,6 +118,7 @@ class XdsServer:
         self._clock = clock
         self._ack_timeout_s = ack_timeout_s
         self._send_timeout_s = send_timeout_s
+        self._requests_per_s = requests_per_s
         self._max_request_bytes = max_request_bytes
         self._writer = wire.ResponseWriter(identifier)
         self._names_of = wire.names_pool()
@@ -159,13 +162,13 @@ class XdsServer:
             self._stop_watching(call)
         stopping = asyncio.ensure_future(server.stop(drain_s + 1.0))
         try:
-            ends = self._clock()
-            for call in tuple(self._calls.values()):
+            open_now = tuple(self._calls.values())
+            start = self._clock()
+            for number, call in enumerate(open_now):
+                if (pause := start + number * drain_s / len(open_now) - self._clock()) > 0:
+                    await asyncio.sleep(pause)
                 call.ending = True
                 call.wake.set()
-                ends += drain_s / max(len(self._calls), 1)
-                if (pause := ends - self._clock()) > 0 and len(self._calls) > 1:
-                    await asyncio.sleep(pause)
         finally:
             await stopping
 
@@ -233,7 +236,13 @@ class XdsServer:
     # The reader
 
     async def _read(self, key: int, call: _Call, requests: AsyncIterator[bytes]) -> None:
+        rate = self._requests_per_s
+        allowance, last = rate, self._clock()
         async for data in requests:
+            now = self._clock()
+            allowance, last = min(rate, allowance + (now - last) * rate) - 1, now
+            if allowance < 0:
+                await asyncio.sleep(-allowance / rate)
             request = self._understand(key, call, data)
             self._tell(call, call.stream.receive(request))
             call.wake.set()

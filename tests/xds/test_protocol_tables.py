@@ -3,10 +3,14 @@
 The notation is explained in `tests/xds/transcript.py`. Silence where a response is not written is part of each.
 """
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.xds.transcript import Replay
-from xds.protocol import named_in
+from xds.cache import changes_between
+from xds.protocol import Acked, Closed, DeltaRequest, SotwRequest, Stream, named_in
+from xds.types import CLUSTER, ENDPOINT, Resource, ResourceSet, Snapshot
 
 pytestmark = pytest.mark.unit
 
@@ -919,3 +923,119 @@ def test_delta(text: str) -> None:
 )
 def test_error_messages_name_their_culprits(message: str, names: set[str], found: set[str]) -> None:
     assert named_in(message, names) == found
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+def test_f_01_a_large_answer_comes_in_parts_and_a_change_between_them_is_not_lost(delta: bool) -> None:
+    stream = Stream(delta=delta, max_response_bytes=10_000)
+    names = frozenset(f"service-{n}" for n in range(50))
+    first, second = (
+        Snapshot({ENDPOINT: ResourceSet(Resource.of(name, name.encode() * size) for name in names)})
+        for size in (90, 91)
+    )
+    stream.offer(first)
+    if delta:
+        stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=tuple(names)))
+    else:
+        stream.receive(SotwRequest(type_url=ENDPOINT, names=names))
+    held: dict[str, Resource] = {}
+    parts = 0
+    settled = False
+    while responses := list(stream.responses()):
+        (response,) = responses
+        parts += 1
+        if parts == 2:
+            stream.offer(second, {ENDPOINT: names})
+        held |= {one.name: one for one in response.resources}
+
+        assert sum(len(one.body) for one in response.resources) <= 10_000
+        assert not settled, "it said that nothing was owed"
+        if delta:
+            events = stream.receive(DeltaRequest(type_url=ENDPOINT, nonce=response.nonce))
+        else:
+            events = stream.receive(
+                SotwRequest(type_url=ENDPOINT, names=names, nonce=response.nonce, version=response.version)
+            )
+        (event,) = events
+
+        assert isinstance(event, Acked)
+        settled = event.settled
+    assert settled
+    assert parts > 5
+    assert held == dict(second.of_type(ENDPOINT))
+
+
+def test_a_resource_that_is_too_large_for_a_part_goes_alone() -> None:
+    stream = Stream(delta=True, max_response_bytes=100)
+    stream.offer(Snapshot({ENDPOINT: ResourceSet(Resource.of(name, b"x" * 500) for name in "ab")}))
+    stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=("a", "b")))
+
+    assert [[one.name for one in each.resources] for each in stream.responses()] == [["a"]]
+
+
+def test_a_slow_client_costs_no_more_than_what_exists() -> None:
+    stream = Stream(delta=True)
+    old = Snapshot({CLUSTER: ResourceSet([Resource.of("a", b"")])})
+    stream.offer(old)
+    stream.receive(DeltaRequest(type_url=CLUSTER))
+    assert len(list(stream.responses())) == 1
+    for number in range(1000):
+        new = Snapshot({CLUSTER: ResourceSet([Resource.of(f"passing-{number}", b"")])})
+        stream.offer(new, changes_between(old, new))
+        old = new
+
+    assert len(stream.subscriptions[CLUSTER].dirty) < 100
+
+
+def test_a_client_cannot_open_types_without_end() -> None:
+    stream = Stream(delta=True)
+    for number in range(1000):
+        stream.receive(DeltaRequest(type_url=f"type.googleapis.com/acme.T{number}", subscribe=("x",)))
+
+    assert len(stream.subscriptions) < 50
+
+
+def test_a_closed_stream_names_what_was_unanswered_and_forgets() -> None:
+    stream = Stream(delta=False)
+    stream.offer(Snapshot())
+    stream.receive(SotwRequest(type_url=CLUSTER))
+    stream.receive(SotwRequest(type_url=ENDPOINT))
+    assert len(list(stream.responses())) == 1
+
+    assert stream.unanswered() == {CLUSTER: "1"}
+    assert stream.close() == [Closed(unanswered=(CLUSTER,))]
+    assert not stream.subscriptions
+
+
+def test_an_ack_costs_the_same_however_much_a_client_holds() -> None:
+    """Count what an ACK touches, not how long it takes: law of speed, "work per ACK decides"."""
+
+    class Counting(dict[str, Resource]):
+        touched = 0
+
+        def __getitem__(self, key: str) -> Resource:
+            type(self).touched += 1
+            return super().__getitem__(key)
+
+        def __iter__(self) -> Iterator[str]:
+            type(self).touched += len(self)
+            return super().__iter__()
+
+    names = frozenset(f"service-{n}" for n in range(1000))
+    old = Snapshot({ENDPOINT: ResourceSet(Resource.of(name, b"1") for name in names)})
+    stream = Stream(delta=False)
+    stream.offer(old)
+    stream.receive(SotwRequest(type_url=ENDPOINT, names=names))
+    for response in list(stream.responses()):
+        stream.receive(SotwRequest(type_url=ENDPOINT, names=names, nonce=response.nonce, version=response.version))
+    sub = stream.subscriptions[ENDPOINT]
+    sub.held = Counting(sub.held)
+    changed = old.of_type(ENDPOINT).replacing([Resource.of("service-7", b"2")])
+    new = Snapshot({ENDPOINT: changed})
+    stream.offer(new, changes_between(old, new))
+    (response,) = stream.responses()
+    stream.receive(SotwRequest(type_url=ENDPOINT, names=names, nonce=response.nonce, version=response.version))
+
+    assert [one.name for one in response.resources] == ["service-7"]
+    assert list(stream.responses()) == []
+    assert Counting.touched < 10

@@ -399,11 +399,13 @@ async def test_t_12_r_13_draining_ends_streams_that_were_answered_and_refuses_ne
         stopping = asyncio.ensure_future(server.stop(0.4))
         await asyncio.sleep(0)
         cache.set(GROUP, Snapshot())  # a source that shuts down must not look like a deletion
-        ends = []
-        for stream in streams:
+
+        async def ended(stream: XdsStream) -> float:
             with pytest.raises(EOFError, match="OK"):
                 await stream.next()
-            ends.append(loop.time() - start)
+            return loop.time() - start
+
+        ends = sorted(await asyncio.gather(*map(ended, streams)))
         await stopping
 
         assert ends[-1] - ends[0] > 0.1, "the ends are spread"
@@ -421,6 +423,21 @@ async def test_t_12_a_stream_that_never_got_an_answer_is_not_closed_as_if_all_we
         await server.stop(0.1)
 
         assert (await stream.expect_end())[0] is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_p_08_a_client_that_floods_is_slowed_down_and_nobody_else() -> None:
+    heard = Heard()
+    async with (
+        serving(on_event=heard, requests_per_s=50.0) as (_, port),
+        XdsClient(port, node_id="flood") as flood,
+        XdsClient(port, node_id="well") as well,
+    ):
+        stream = flood.ads(delta=True)
+        for number in range(200):
+            await stream.subscribe(ENDPOINT, [str(number)])
+        await is_served(well.ads())
+
+        assert len(heard.of(Subscribed, "flood")) < 150
 
 
 async def test_a_port_in_use_is_an_error_and_not_shared_in_silence() -> None:

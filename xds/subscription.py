@@ -1,0 +1,295 @@
+"""One type of one stream: what the client asks for, what it holds, what it refused, what it is owed.
+
+State and the rules that change it; what is sent when is `xds.protocol`'s. SotW and Delta differ in how a request
+edits the names, and in how a refusal is followed up.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import chain
+
+from xds.order import Kind
+from xds.types import Resource, ResourceSet
+
+WILDCARD = "*"
+
+
+@dataclass(slots=True)
+class Pending:
+    """Remember the unanswered response of a type, as the change it makes to what the client holds.
+
+    `kept` are the names in doubt that it tells at the version which the client acknowledged before.
+    """
+
+    nonce: str
+    version: str
+    revision: str
+    changes: dict[str, Resource | None]
+    kept: tuple[str, ...]
+    offered_at: float | None
+    released: bool = False
+
+
+_Versions = dict[str, str]  # name -> version; "" stands for the removal
+
+
+class Subscription:
+    """Keep what one client asks for, holds and refused of one type. Bounded by the names in play."""
+
+    __slots__ = (
+        "_own",
+        "answer",
+        "dirty",
+        "doubt",
+        "foreign",
+        "held",
+        "kind",
+        "leaving",
+        "legacy",
+        "names",
+        "nonce",
+        "owed",
+        "pending",
+        "refused",
+        "repeat",
+        "requested",
+        "since",
+        "suspects",
+        "wildcard",
+    )
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self._own: set[str] = set()
+        self.names: AbstractSet[str] = self._own  # explicit names
+        self.wildcard = False
+        self.legacy = kind.full  # an empty list still means everything
+        self.requested: frozenset[str] | None = None  # SotW: the last list, as it came
+        self.held: dict[str, Resource] = {}  # acknowledged
+        self.foreign: set[str] = set()  # held, but only the version is known: reported by a reconnecting client
+        self.doubt: dict[str, Resource | None] = {}  # sent and not acknowledged: possibly applied
+        self.dirty: set[str] = set()  # may differ from the target
+        self.owed: set[str] = set()  # to be answered even if unchanged
+        self.repeat: set[str] = set()  # of the dirty: to be sent even if the same was sent before
+        self.answer = False  # a response is owed, be it empty
+        self.leaving: set[str] = set()  # held, gone from the target, not yet removed
+        self.refused: dict[str, _Versions] = {}  # name -> the refused set that it is part of
+        self.suspects: list[_Versions] = []  # Delta: parts of refused batches that are still to be tried
+        self.pending: Pending | None = None
+        self.nonce = ""
+        self.since: float | None = None
+
+    def wants(self, name: str) -> bool:
+        """Say whether the client asks for a name."""
+        return self.wildcard or name in self.names
+
+    @property
+    def free(self) -> bool:
+        """Say whether a response may be sent: at most one is unanswered, unless the wait was given up."""
+        return self.pending is None or self.pending.released
+
+    @property
+    def settled(self) -> bool:
+        """Say whether nothing is unanswered, owed or waiting to go."""
+        return self.pending is None and not (self.dirty or self.owed or self.answer or self.suspects or self.leaving)
+
+    def replace(self, names: frozenset[str]) -> tuple[Collection[str], Collection[str]]:
+        """Take a SotW list of names; return what was added and dropped.
+
+        The same list again is an ACK or a repetition, and costs nothing.
+        """
+        before = self.requested
+        if before is not None and (names is before or names == before):
+            return (), ()
+        self.requested = names
+        if names:
+            self.legacy = False  # from here on an empty list means nothing (W-07)
+        wildcard = (self.kind.full and WILDCARD in names) or self.legacy
+        added = names - (before or frozenset())
+        dropped = (before or frozenset()) - names
+        lost_wildcard = self.wildcard and not wildcard
+        self.answer |= self.kind.full and (bool(added) or (wildcard and not self.wildcard))
+        self.wildcard = wildcard
+        self.names = names - {WILDCARD} if wildcard and WILDCARD in names else names
+        if not wildcard:
+            self._forget([name for name in self._known() if name not in names] if lost_wildcard else dropped)
+        self._owe(name for name in added if name in self.names)
+        return added, dropped
+
+    def edit(self, subscribe: Iterable[str], unsubscribe: Iterable[str], *, first: bool) -> None:
+        """Apply a Delta edit: removals first, so that a name in both lists ends up subscribed and sent (D-10)."""
+        for name in unsubscribe:
+            if name == WILDCARD and self.wildcard:
+                self.wildcard = False
+                self._forget([known for known in self._known() if known not in self._own])
+            elif name in self._own:
+                self._own.discard(name)
+                if self.wildcard:
+                    self.owed.add(name)  # the client cannot know what the wildcard says of it (D-09)
+                else:
+                    self._forget((name,))
+        if first and self.kind.full and not subscribe:
+            self.wildcard = self.answer = True  # the legacy way to ask for everything (D-01, D-13)
+        for name in subscribe:
+            if name == WILDCARD and self.kind.full:
+                self.wildcard = self.answer = True
+            else:
+                self._own.add(name)
+                self._owe((name,))  # whatever it holds by our account, it asks: it may have forgotten (D-06, R-04)
+
+    def note(self, changed: AbstractSet[str], target: ResourceSet, at: float | None) -> bool:
+        """Take note of names that changed in the target; say whether any concerns this client."""
+        fresh = changed if self.wildcard else changed & self.names
+        if not fresh:
+            return False
+        self.retry(fresh & self.refused.keys(), target)
+        if self.since is None:
+            self.since = at
+        self.dirty |= fresh
+        if len(self.dirty) > 64 + 2 * (len(target) + len(self.held)):
+            self.dirty = {name for name in self.dirty if name in target or self.may_hold(name)}
+        return True
+
+    def may_hold(self, name: str) -> bool:
+        """Say whether the client holds a name, as far as anyone can know."""
+        return name in self.held or self.doubt.get(name) is not None
+
+    def has_content(self, name: str) -> bool:
+        """Say whether the client may hold more of a name than the empty resource that stands for a missing one."""
+        candidates = (self.held.get(name), self.doubt.get(name), self.last_told(name))
+        return any(each is not None and not self.is_absence(name, each.version) for each in candidates)
+
+    def last_told(self, name: str) -> Resource | None:
+        """Return what the client was last told of a name, whatever it made of it."""
+        if self.pending is not None:
+            if name in self.pending.changes:
+                return self.pending.changes[name]
+            if name in self.pending.kept:
+                return self.held.get(name)
+        return self.doubt[name] if name in self.doubt else self.held.get(name)
+
+    def was_told_absence(self, name: str) -> bool:
+        """Say whether the client was told last that a name does not exist."""
+        told = self.last_told(name)
+        return told is None or self.is_absence(name, told.version)
+
+    def is_absence(self, name: str, version: str) -> bool:
+        """Say whether a version tells that the resource does not exist."""
+        return not version or (self.kind.empty is not None and version == self.kind.absent(name).version)
+
+    def still(self, name: str, version: str, target: ResourceSet) -> bool:
+        """Say whether a version is what the target has to say of a name."""
+        found = target.get(name)
+        return found.version == version if found is not None else self.is_absence(name, version)
+
+    def possible(self) -> Iterator[Resource]:
+        """List every resource that the client may be using now."""
+        sent = self.pending.changes.values() if self.pending is not None else ()
+        return (each for each in chain(self.held.values(), self.doubt.values(), sent) if each is not None)
+
+    def told(self) -> set[str]:
+        """List the names that the client was told anything about."""
+        sent = self.pending.changes if self.pending is not None else {}
+        return {*self.held, *self.doubt, *self.refused, *sent}
+
+    def acknowledge(self, pending: Pending) -> None:
+        """Believe a response: the only place where the client's state advances (law: only an ACK is believed)."""
+        for name, resource in pending.changes.items():
+            self.doubt.pop(name, None)
+            self.foreign.discard(name)
+            if resource is None:
+                self.held.pop(name, None)
+            elif self.wants(name):
+                self.held[name] = resource
+        for name in pending.kept:
+            self.doubt.pop(name, None)
+
+    def reject(self, pending: Pending, named: AbstractSet[str], *, split: bool) -> None:
+        """Remember a refusal so that it is never repeated unchanged, and go on with what is not suspect (law 6).
+
+        Delta (`split`): halve the batch until the bad resource stands alone; a client that refuses for ever
+        sees at most 2k - 1 responses for k resources. SotW: quarantine what the client `named`, or else all
+        as one set which is offered again when any of it changes; the rest goes in one corrective response.
+        """
+        changes = {name: resource for name, resource in pending.changes.items() if self.wants(name)}
+        self.doubt.update(changes)
+        suspects = named or changes.keys()
+        batch = {name: _version(resource) for name, resource in changes.items()}
+        if split and len(batch) > 1:
+            self.suspects = [part for part in self.suspects if part.keys().isdisjoint(batch)]
+            self.suspects += _halves(batch, named)
+            return
+        refusal = {name: version for name, version in batch.items() if name in suspects}
+        for name, version in refusal.items():
+            self.refused.setdefault(name, {name: version} if named else refusal)
+        self._again(batch.keys() - self.refused.keys())
+
+    def retry(self, names: Iterable[str], target: ResourceSet) -> None:
+        """Offer a refused set again if any of it is no longer what was refused."""
+        for name in names:
+            refusal = self.refused.get(name)  # none if another member of the set came first
+            if refusal is None or self.still(name, refusal[name], target):
+                continue
+            members = [member for member in refusal if self.refused.get(member) is refusal]
+            for member in members:
+                del self.refused[member]
+            self._again(members)
+
+    def supersede(self) -> None:
+        """Give up on an unanswered response because a newer one is about to be sent."""
+        if self.pending is not None:
+            told = {name: self.held.get(name) for name in self.pending.kept} | self.pending.changes
+            self.doubt.update({name: resource for name, resource in told.items() if self.wants(name)})
+            self.pending = None
+
+    def _again(self, names: Iterable[str]) -> None:
+        """Have names sent again that were sent before: what is in doubt is not sent twice by itself."""
+        self.dirty.update(names)
+        self.repeat.update(names)
+
+    def _known(self) -> AbstractSet[str]:
+        return self.held.keys() | self.doubt.keys() | self.dirty | self.owed | self.refused.keys()
+
+    def _owe(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.owed.add(name)
+            self.refused.pop(name, None)
+
+    def _forget(self, names: Collection[str]) -> None:
+        for gone in (self.held, self.doubt, self.refused):
+            for name in names:
+                gone.pop(name, None)
+        for ended in (self.foreign, self.dirty, self.owed, self.repeat, self.leaving):
+            ended.difference_update(names)
+
+
+def _version(resource: Resource | None) -> str:
+    return "" if resource is None else resource.version
+
+
+def _halves(batch: _Versions, named: AbstractSet[str]) -> list[_Versions]:
+    """Split a refused batch into what the client named and what it did not, or else in the middle."""
+    names = sorted(batch, key=lambda name: (name in named, name))
+    first_named = sum(name not in named for name in names)
+    cut = first_named if 0 < first_named < len(names) else len(names) // 2
+    return [{name: batch[name] for name in part} for part in (names[:cut], names[cut:])]
+
+
+def _continues(beside: str) -> bool:
+    return beside.isalnum() or beside in ("_", "-")
+
+
+def named_in(message: str, names: Iterable[str]) -> set[str]:
+    """Find the names that an error message speaks of, longest first, so that `web` is not found in `web-2`."""
+    found = set()
+    for name in sorted(names, key=len, reverse=True):
+        start = message.find(name) if name else -1
+        while start >= 0:
+            end = start + len(name)
+            if not (_continues(message[start - 1 : start]) or _continues(message[end : end + 1])):
+                found.add(name)
+                message = f"{message[:start]}\0{message[end:]}"
+                break
+            start = message.find(name, end)
+    return found
