@@ -224,7 +224,15 @@ async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_nev
     heard = Watching()
     cache = SnapshotCache()
     cache.set("edge", snapshot("r1", [cluster("a"), cluster("b")], "a"))
-    server = XdsServer(cache, group_of=lambda node: node.cluster, ready=lambda: True, identifier="test", on_event=heard)
+    # Nobody gives up waiting here: what hangs on an ACK that Envoy withholds until a cluster is warm must show.
+    server = XdsServer(
+        cache,
+        group_of=lambda node: node.cluster,
+        ready=lambda: True,
+        identifier="test",
+        on_event=heard,
+        ack_timeout_s=60.0,
+    )
     port = await server.start("127.0.0.1", 0)
     try:
         async with envoy(tmp_path, port, delta=delta) as proxy:
