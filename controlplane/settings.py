@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 DEVELOPMENT: Literal["development"] = "development"
@@ -223,6 +222,8 @@ def _unknown(name: str, source: str) -> str:
 
 
 def _read_file(path: Path, faults: list[str]) -> dict[str, object]:
+    import yaml  # noqa: PLC0415 - most processes have no file, and this is a MiB
+
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
