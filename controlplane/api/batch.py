@@ -29,7 +29,7 @@ from controlplane.api.problems import (
     invalid,
 )
 from controlplane.api.reading import INSTANCES
-from controlplane.api.writing import VISIBLE_WITHIN_S, Stored, ask, gone, store, visible
+from controlplane.api.writing import Stored, ask, gone, store, visible
 from controlplane.model import Instance, InstanceId, InstanceIdField, InstanceKey, ServiceName, ServiceNameField
 
 MAX_OPERATIONS = 1_000
@@ -255,9 +255,9 @@ async def _do(edge: Edge, task: _Task) -> Stored | _Gone:
 
 
 async def _results(edge: Edge, sent: list[Any], done: list[_Done], request_id: str) -> list[Result]:
-    """Wait until the catalog shows what was done, two seconds in all, and say what became of each operation."""
+    """Say what became of each operation, once the catalog shows them: all together are waited for as long as one."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + VISIBLE_WITHIN_S
+    end = loop.time() + edge.context.visible_within_s
     results: list[Result] = []
     for item, outcome in zip(sent, done, strict=True):
         within_s = max(0.0, end - loop.time())

@@ -101,6 +101,7 @@ class Context:
     `proxies` is None where no xDS server runs, `metrics` where METRICS_ENABLED=false. `script_problem` says why a
     script check cannot run here, None where it can. `report_error` hears of an unexpected exception with the
     request's id. `monotonic` gives seconds, `random` a number in [0, 1), `request_id` a fresh id.
+    A write answers 202 where the catalog does not show it after `visible_within_s` (contract, section 3).
     """
 
     live: LiveCatalog
@@ -117,3 +118,4 @@ class Context:
     monotonic: Callable[[], float]
     random: Callable[[], float]
     request_id: Callable[[], str]
+    visible_within_s: float = 2.0

@@ -9,21 +9,13 @@ from aiohttp import web
 
 from controlplane.api.edge import Edge, hashed
 from controlplane.api.operations import Answer, Operation
-from controlplane.api.parameters import IF_NONE_MATCH, Parameter
-from controlplane.api.problems import NOT_FOUND, Problem
+from controlplane.api.parameters import IF_NONE_MATCH
 
 DOCUMENTATION = "documentation"
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_TYPES = {"docs.js": "text/javascript", "docs.css": "text/css"}
-_FILE = Parameter(
-    name="file",
-    place="path",
-    description="A file of the page.",
-    schema={"type": "string", "enum": sorted(_TYPES)},
 )
 
 
@@ -37,12 +29,14 @@ async def page(_: Edge, __: web.Request) -> web.Response:
     return _file("docs.html", "text/html")
 
 
-async def part(_: Edge, request: web.Request) -> web.Response:
-    """Answer with a file that the page needs."""
-    name = request.match_info["file"]
-    if name not in _TYPES:
-        raise Problem(NOT_FOUND, f"the page has no file {name!r}; it has {', '.join(sorted(_TYPES))}")
-    return _file(name, _TYPES[name])
+async def script(_: Edge, __: web.Request) -> web.Response:
+    """Answer with the page's script."""
+    return _file("docs.js", "text/javascript")
+
+
+async def style(_: Edge, __: web.Request) -> web.Response:
+    """Answer with the page's style sheet."""
+    return _file("docs.css", "text/css")
 
 
 def _file(name: str, content_type: str) -> web.Response:
@@ -76,13 +70,20 @@ OPERATIONS = (
     ),
     Operation(
         method="GET",
-        path="/docs/{file}",
-        id="docsFile",
+        path="/docs/docs.js",
+        id="docsScript",
         group=DOCUMENTATION,
-        summary="Get a file of the page",
-        handler=part,
-        parameters=(_FILE,),
+        summary="Get the page's script",
+        handler=script,
         answers=(Answer(status=200, description="The script.", media_type="text/javascript"),),
-        problems=(NOT_FOUND,),
+    ),
+    Operation(
+        method="GET",
+        path="/docs/docs.css",
+        id="docsStyle",
+        group=DOCUMENTATION,
+        summary="Get the page's style sheet",
+        handler=style,
+        answers=(Answer(status=200, description="The style sheet.", media_type="text/css"),),
     ),
 )

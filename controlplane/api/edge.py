@@ -30,6 +30,8 @@ _JITTER = 1 / 16
 """By which share of the time asked for a wait may end early, so that clients do not come back all at once."""
 
 _UNMATCHED = "unmatched"
+_CLIENT_LEFT = 499
+"""What a request is counted as whose client went away before the answer; no answer ever carries it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,20 +197,24 @@ class Edge:
             response = problem.response(request_id)
         except web.HTTPException as error:
             response = from_aiohttp(error, request).response(request_id)
+        except asyncio.CancelledError:
+            self._count(request, _CLIENT_LEFT, started)
+            raise
         except Exception as error:
             context.report_error(error, request_id)
             response = Problem(INTERNAL, "a fault of the server; the log has it under this id").response(request_id)
         if not response.prepared:
             set_common_headers(response, request_id)
+        self._count(request, response.status, started)
+        return response
+
+    def _count(self, request: web.Request, status: int, started: float) -> None:
+        context = self.context
         if context.metrics is not None:
             resource = request.match_info.route.resource
-            context.metrics.http_request(
-                request.method,
-                _UNMATCHED if resource is None else resource.canonical,
-                response.status,
-                context.monotonic() - started - request.get(WAITED_S, 0.0),
-            )
-        return response
+            route = _UNMATCHED if resource is None else resource.canonical
+            duration_s = context.monotonic() - started - request.get(WAITED_S, 0.0)
+            context.metrics.http_request(request.method, route, status, duration_s)
 
 
 def set_common_headers(response: web.StreamResponse, request_id: str) -> None:

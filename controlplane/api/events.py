@@ -5,7 +5,7 @@ changed since, each thing once (law 7); when that is longer ago than the history
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import orjson
@@ -129,17 +129,9 @@ def _reaches(edge: Edge, position: int) -> bool:
 async def _everything(edge: Edge, response: web.StreamResponse, only: frozenset[ServiceName]) -> int:
     """Write the state as it is now, then `synced` with its revision; no event before that carries an id."""
     catalog = edge.context.live.current
-    chunk: list[bytes] = []
-    size = 0
     for name in sorted(only or catalog.services):
-        for event in _puts(edge, catalog, ServiceName(name)):
-            chunk.append(event)
-            size += len(event)
-            if size >= _CHUNK_BYTES:
-                await _write(response, chunk)
-                chunk, size = [], 0
-    chunk.append(_event("synced", b"{}", edge.context.live.label(catalog.revision)))
-    await _write(response, chunk)
+        await _write(response, _puts(edge, catalog, ServiceName(name)))
+    await _write(response, [_event("synced", b"{}", edge.context.live.label(catalog.revision))])
     return catalog.revision
 
 
@@ -152,17 +144,14 @@ async def _since(edge: Edge, response: web.StreamResponse, only: frozenset[Servi
         _touch(touched, change, catalog, only)
     written = [_instance_event(edge, catalog, key, reason) for key, reason in touched.instances.items()]
     written += [_policy_event(catalog, name) for name in touched.policies]
-    chunk: list[bytes] = []
-    size = 0
-    for number, (kind, data) in enumerate(written, start=1):
-        event = _event(kind, data, live.label(catalog.revision) if number == len(written) else None)
-        chunk.append(event)
-        size += len(event)
-        if size >= _CHUNK_BYTES:
-            await _write(response, chunk)
-            chunk, size = [], 0
-    if chunk:
-        await _write(response, chunk)
+    last = len(written) - 1
+    await _write(
+        response,
+        (
+            _event(kind, data, live.label(catalog.revision) if number == last else None)
+            for number, (kind, data) in enumerate(written)
+        ),
+    )
     return catalog.revision
 
 
@@ -231,9 +220,23 @@ def _event(kind: str, data: bytes, event_id: str | None) -> bytes:
 _RESET = _event("reset", b"{}", None)
 
 
-async def _write(response: web.StreamResponse, chunk: list[bytes]) -> None:
+async def _write(response: web.StreamResponse, parts: Iterable[bytes]) -> None:
+    """Write the parts, many to a write, and wait whenever the client has enough to read."""
+    chunk: list[bytes] = []
+    size = 0
+    for part in parts:
+        chunk.append(part)
+        size += len(part)
+        if size >= _CHUNK_BYTES:
+            await _send(response, b"".join(chunk))
+            chunk, size = [], 0
+    if chunk:
+        await _send(response, b"".join(chunk))
+
+
+async def _send(response: web.StreamResponse, data: bytes) -> None:
     async with asyncio.timeout(_STUCK_S):
-        await response.write(b"".join(chunk))
+        await response.write(data)
 
 
 OPERATIONS = (

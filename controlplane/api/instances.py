@@ -1,6 +1,7 @@
 """Writes of instances: register, replace, patch, drain, deregister, heartbeat."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -30,7 +31,6 @@ from controlplane.api.problems import (
 from controlplane.api.reading import INSTANCES, SERVICES, key_of, known_entry, show, tag_of
 from controlplane.api.views import Heartbeat, InstanceView
 from controlplane.api.writing import (
-    VISIBLE_WITHIN_S,
     Stored,
     ask,
     gone,
@@ -105,26 +105,29 @@ async def patch_instance(edge: Edge, request: web.Request) -> web.Response:
     if faults:
         raise invalid(faults)
     conditional = "If-Match" in request.headers or "If-None-Match" in request.headers
-    try:
-        async with asyncio.timeout(VISIBLE_WITHIN_S):
-            while True:
-                entry = known_entry(edge, key.service, key.id)
-                require(request, tag_of(edge, entry))
-                instance = _patched(entry.instance, patch)
-                refuse_script(instance, edge.context.script_problem)
-                try:
-                    stored = await store(edge, instance, expected=entry.instance)
-                    break
-                except UnknownInstance:
-                    raise _missing(edge, entry) from None
-                except Conflict:
-                    if conditional:
-                        raise _changed_meanwhile(key) from None
-                while edge.context.live.current.entry(key) is entry:
-                    await edge.context.live.wait(key.service)
-    except TimeoutError:
-        raise Problem(CONFLICT, f"instance {key} kept changing for {VISIBLE_WITHIN_S:g} s; repeat") from None
-    return await _answer(edge, stored)
+    within_s = edge.context.visible_within_s
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within_s
+    while loop.time() <= end:
+        entry = known_entry(edge, key.service, key.id)
+        require(request, tag_of(edge, entry))
+        instance = _patched(entry.instance, patch)
+        refuse_script(instance, edge.context.script_problem)
+        try:
+            return await _answer(edge, await store(edge, instance, expected=entry.instance))
+        except UnknownInstance:
+            raise _missing(edge, entry) from None
+        except Conflict:
+            if conditional:
+                raise _changed_meanwhile(key) from None
+        # The registry is ahead of the catalog; its event is on the way.
+        await until(edge, key.service, _differs(edge, entry))
+    raise Problem(CONFLICT, f"instance {key} kept changing for {within_s:g} s; repeat")
+
+
+def _differs(edge: Edge, entry: Entry) -> Callable[[], bool]:
+    key = entry.instance.key
+    return lambda: edge.context.live.current.entry(key) is not entry
 
 
 def _patched(instance: Instance, patch: dict[str, Any]) -> Instance:

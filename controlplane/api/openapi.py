@@ -34,7 +34,7 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 def document(operations: Iterable[Operation], version: str) -> dict[str, Any]:
     """Return the OpenAPI document of these operations."""
     schemas = _Schemas()
-    problem = schemas.of(ProblemDocument, sent=True)
+    problem = schemas.of(ProblemDocument)
     paths: dict[str, dict[str, Any]] = {}
     groups: dict[str, None] = {}
     for operation in operations:
@@ -63,12 +63,17 @@ class _Schemas:
 
     def __init__(self) -> None:
         self.named: dict[str, Any] = {}
+        self._made: dict[Any, dict[str, Any]] = {}
 
-    def of(self, model: Any, *, sent: bool = False) -> dict[str, Any]:
-        """Return the schema of a model: as it is `sent` by clients, else as it is answered."""
-        schema = TypeAdapter(model).json_schema(
-            ref_template=_REFERENCE + "{model}", mode="validation" if sent else "serialization"
-        )
+    def of(self, model: Any) -> dict[str, Any]:
+        """Return the schema of a model, the same for what is sent and what is answered."""
+        made = self._made.get(model)
+        if made is None:
+            made = self._made[model] = self._make(model)
+        return made
+
+    def _make(self, model: Any) -> dict[str, Any]:
+        schema = TypeAdapter(model).json_schema(ref_template=_REFERENCE + "{model}")
         self.named |= {name: _tidy(inner) for name, inner in schema.pop("$defs", {}).items()}
         if "properties" not in schema:
             tidy: dict[str, Any] = _tidy(schema)
@@ -79,7 +84,7 @@ class _Schemas:
 
     def variant(self, body: Body, name: str) -> dict[str, Any]:
         """Return a body's schema, which may require other fields than its model, and name ignored ones."""
-        base = self.named[self.of(body.model, sent=True)["$ref"].removeprefix(_REFERENCE)]
+        base = self.named[self.of(body.model)["$ref"].removeprefix(_REFERENCE)]
         schema = {**base, "title": name, "properties": dict(base["properties"])}
         if body.required is not None:
             schema["required"] = list(body.required)
@@ -147,7 +152,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
 def _body(body: Body, operation_id: str, schemas: _Schemas) -> dict[str, Any]:
     changed = body.required is not None or body.nullable or body.read_only
     name = operation_id[0].upper() + operation_id[1:] + "Body"
-    schema = schemas.variant(body, name) if changed else schemas.of(body.model, sent=True)
+    schema = schemas.variant(body, name) if changed else schemas.of(body.model)
     return {"required": True, "content": {body.media_type: {"schema": schema, "example": body.example}}}
 
 

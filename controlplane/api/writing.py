@@ -23,8 +23,6 @@ from controlplane.model import (
 )
 from controlplane.registry import AddressTaken, Conflict, RegistryError, UnknownInstance
 
-VISIBLE_WITHIN_S = 2.0
-"""How long a write waits for the catalog to show it (contract, section 3)."""
 _REGISTRY_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
@@ -74,7 +72,7 @@ async def store(edge: Edge, instance: Instance, *, expected: Instance | None = N
     return Stored(instance=instance, new=new, before=before)
 
 
-async def visible(edge: Edge, stored: Stored, within_s: float = VISIBLE_WITHIN_S) -> Entry | None:
+async def visible(edge: Edge, stored: Stored, within_s: float | None = None) -> Entry | None:
     """Return the entry that the write made, once the catalog has it; None where the time ends first."""
     live = edge.context.live
     key = stored.instance.key
@@ -91,7 +89,7 @@ async def visible(edge: Edge, stored: Stored, within_s: float = VISIBLE_WITHIN_S
     return await _until(edge, key.service, made, within_s)
 
 
-async def gone(edge: Edge, key: InstanceKey, before: int, within_s: float = VISIBLE_WITHIN_S) -> int | None:
+async def gone(edge: Edge, key: InstanceKey, before: int, within_s: float | None = None) -> int | None:
     """Return the revision at which the catalog lost the instance; None where it still has it after the time."""
     live = edge.context.live
 
@@ -114,7 +112,7 @@ async def until(edge: Edge, service: ServiceName, true: Callable[[], bool]) -> i
         known = live.current.services.get(service)
         return live.current.revision if known is None else known.revision
 
-    return await _until(edge, service, revision, VISIBLE_WITHIN_S)
+    return await _until(edge, service, revision, None)
 
 
 def unseen(edge: Edge, instance: Instance, revision: int = 0) -> Entry:
@@ -146,12 +144,12 @@ def _in_history(edge: Edge, before: int, wanted: Callable[[Event], bool]) -> int
     return None
 
 
-async def _until(edge: Edge, service: ServiceName, made: Callable[[], T | None], within_s: float) -> T | None:
+async def _until(edge: Edge, service: ServiceName, made: Callable[[], T | None], within_s: float | None) -> T | None:
     result = made()
     if result is not None:
         return result
     try:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(edge.context.visible_within_s if within_s is None else within_s):
             while result is None:
                 await edge.context.live.wait(service)
                 result = made()

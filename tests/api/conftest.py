@@ -39,6 +39,7 @@ class Counted:
     operations: list[tuple[str, str, str]] = field(default_factory=list)
     hits: list[bool] = field(default_factory=list)
     requests: list[tuple[str, str, int, float]] = field(default_factory=list)
+    counted: asyncio.Event = field(default_factory=asyncio.Event)
 
     def registry_operation(self, registry: str, operation: str, outcome: str) -> None:
         self.operations.append((registry, operation, outcome))
@@ -48,6 +49,7 @@ class Counted:
 
     def http_request(self, method: str, route: str, status: int, duration_s: float) -> None:
         self.requests.append((method, route, status, duration_s))
+        self.counted.set()
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         return b"up 1\n", "text/plain; version=0.0.4; charset=utf-8"
@@ -101,11 +103,16 @@ def script_problem(check: HealthCheck) -> str | None:
 
 
 @asynccontextmanager
-async def running(**changes: Any) -> AsyncIterator[Running]:
-    """Run the application for as long as the block lasts; `changes` are of its context."""
+async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Running]:
+    """Run the application for as long as the block lasts; `changes` are of its context.
+
+    `silent`: the registry stores, but its events never come.
+    """
     live = LiveCatalog(epoch=EPOCH, call_later=lambda _delay, _call: None)
     clock = Clock()
-    registry = MemoryRegistry(journal=None, clock=clock, call_later=lambda _delay, _call: _Timer())
+    registry = changes.pop("registry", None)
+    if registry is None:
+        registry = MemoryRegistry(journal=None, clock=clock, call_later=lambda _delay, _call: _Timer())
     reports, metrics, readiness = Reports(), Counted(), Readiness()
     errors: list[Exception] = []
     ids = count(1)
@@ -129,7 +136,7 @@ async def running(**changes: Any) -> AsyncIterator[Running]:
         }
     )
     async with AsyncExitStack() as stack:
-        task = asyncio.create_task(registry.run(live.apply))
+        task = asyncio.create_task(asyncio.Event().wait() if silent else registry.run(live.apply))
         client: TestClient[Any, Any] = TestClient(TestServer(api.build(context), host="127.0.0.1"))
         await stack.enter_async_context(client)
         try:
