@@ -8,7 +8,6 @@ import gc
 import random
 import secrets
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2
 
 from controlplane import api
-from controlplane.catalog import Change
+from controlplane.checks import Checks
 from controlplane.debounce import Debounce
 from controlplane.health.grpc import GrpcProbe
 from controlplane.health.http import HttpProbe, probe_session
@@ -31,13 +30,8 @@ from controlplane.health.tcp import TcpProbe
 from controlplane.live import LiveCatalog
 from controlplane.model import (
     CheckType,
-    DeleteInstance,
     Event,
-    InstanceKey,
     Judged,
-    PutInstance,
-    Resolved,
-    is_address,
 )
 from controlplane.pick import Picker
 from controlplane.publish import Publisher
@@ -47,12 +41,11 @@ from controlplane.registry.memory import MemoryRegistry
 from controlplane.resolver import Resolver, system_resolve
 from controlplane.settings import Settings
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.observers import PublicationObserver, StreamObserver
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
 from xds.cache import SnapshotCache
-from xds.protocol import Acked, Closed, Nacked, Sent, Subscribed
-from xds.protocol import Event as StreamEvent
-from xds.server import StreamInfo, XdsServer
+from xds.server import XdsServer
 from xds.status import Status
 
 DRAIN_S = 2.0
@@ -128,13 +121,13 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             wall_clock=time.time,
         )
         resolver = Resolver(emit=heard, resolve=system_resolve, clock=time.monotonic)
-        live.subscribe(_Checks(live, monitor, resolver).on_change)
+        live.subscribe(Checks(live, monitor, resolver).on_change)
         publisher = Publisher(
             live=live,
             cache=cache,
             gateway_host=settings.gateway_host,
             gateway_port=settings.gateway_port,
-            observer=_PublicationObserver(metrics),
+            observer=PublicationObserver(metrics),
             clock=time.monotonic,
             debounce=Debounce(),
         )
@@ -158,7 +151,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             group_of=publisher.group_of,
             ready=lambda: publisher.ready,
             identifier=f"{settings.service_name}/{epoch} {version}",
-            on_event=_StreamObserver(status, metrics).on_event,
+            on_event=StreamObserver(status, metrics).on_event,
             handlers=[_grpc_health_handler(grpc_status)],
         )
         app = api.build(
@@ -285,108 +278,3 @@ def _grpc_health_handler(servicer: grpc_health.aio.HealthServicer) -> grpc.Gener
 
 def _unless(ok: bool, reason: str) -> str | None:
     return None if ok else reason
-
-
-class _Checks:
-    """Tell the monitor and the resolver what there is to check and to resolve."""
-
-    def __init__(self, live: LiveCatalog, monitor: HealthMonitor, resolver: Resolver) -> None:
-        self._live = live
-        self._monitor = monitor
-        self._resolver = resolver
-        self._names: dict[InstanceKey, str] = {}
-        self._users: Counter[str] = Counter()
-
-    def on_change(self, change: Change) -> None:
-        match change.event:
-            case PutInstance(instance=instance):
-                self._resolve(instance.key, None if is_address(instance.host) else instance.host)
-                self._check(instance.key)
-            case DeleteInstance(key=key):
-                self._resolve(key, None)
-                self._monitor.forget(key)
-            case Resolved(host=host):
-                for key in [key for key, name in self._names.items() if name == host]:
-                    self._check(key)
-            case _:
-                pass
-
-    def _check(self, key: InstanceKey) -> None:
-        entry = self._live.current.entry(key)
-        if entry is None or not entry.checked:
-            self._monitor.forget(key)
-        else:
-            self._monitor.watch(entry.instance, self._live.current.address_of(entry.instance), entry.verdict)
-
-    def _resolve(self, key: InstanceKey, name: str | None) -> None:
-        old = self._names.get(key)
-        if old == name:
-            return
-        if name is None:
-            del self._names[key]
-        else:
-            self._names[key] = name
-            self._users[name] += 1
-            self._resolver.watch(name)
-        if old is not None:
-            self._users[old] -= 1
-            if not self._users[old]:
-                del self._users[old]
-                self._resolver.forget(old)
-
-
-class _PublicationObserver:
-    """Turn what the publisher reports into metrics and logs."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._log = structlog.get_logger("controlplane.publish")
-
-    def published(self, reason: str, revision: str, duration_s: float) -> None:
-        self._metrics.publication(reason)
-        self._log.debug("published", reason=reason, revision=revision, duration_s=round(duration_s, 6))
-
-    def refused(self, service: str, problems: list[str]) -> None:
-        self._log.error("publish.refused", service=service, problems=problems)
-
-
-class _StreamObserver:
-    """Turn what clients say on their streams into their status, metrics and logs."""
-
-    def __init__(self, status: Status, metrics: Metrics) -> None:
-        self._status = status
-        self._metrics = metrics
-        self._open: set[int] = set()
-        self._log = structlog.get_logger("xds")
-
-    def on_event(self, info: StreamInfo, event: StreamEvent) -> None:
-        self._status.on_event(info, event)
-        if info.id not in self._open:
-            self._open.add(info.id)
-            self._metrics.streams(1)
-            self._log.info("xds.connected", node_id=info.node.id, peer=info.peer, delta=info.delta)
-        match event:
-            case Nacked():
-                self._metrics.xds_request(event.type_url, "nack")
-                self._log.warning(
-                    "xds.nack",
-                    node_id=info.node.id,
-                    type=event.type_url,
-                    names=event.names,
-                    revision=event.revision,
-                    error=event.message,
-                )
-            case Acked():
-                self._metrics.xds_request(event.type_url, "ack")
-                if event.offered_at is not None:
-                    self._metrics.xds_acked(event.type_url, time.monotonic() - event.offered_at)
-            case Subscribed():
-                self._metrics.xds_request(event.type_url, "subscribe")
-            case Sent():
-                self._metrics.xds_response(event.type_url)
-            case Closed():
-                self._open.discard(info.id)
-                self._metrics.streams(-1)
-                self._log.info("xds.disconnected", node_id=info.node.id, peer=info.peer)
-            case _:
-                pass

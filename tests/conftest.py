@@ -1,6 +1,11 @@
 """What all tests share: real components are named when missing, and `--no-skips` makes a skip a failure."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
 import pytest
+from harness import ControlPlane, Envoy
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,3 +29,44 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     skipped = reporter.stats.get("skipped", []) if reporter is not None else []
     if session.config.getoption("--no-skips") and skipped and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    """Give a test an HTTP client that keeps no cookies."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=10),
+    ) as session:
+        yield session
+
+
+@pytest.fixture
+async def control_plane(tmp_path: Path, client: aiohttp.ClientSession) -> AsyncIterator[ControlPlane]:
+    """Run a control plane of the test's own, as a process."""
+    running = ControlPlane(folder=tmp_path, client=client)
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.stop()
+
+
+@pytest.fixture
+def protocol() -> str:
+    """Name the xDS variant that Envoy uses; a test may be run with both."""
+    return "delta"
+
+
+@pytest.fixture
+async def envoy(
+    tmp_path: Path, client: aiohttp.ClientSession, control_plane: ControlPlane, protocol: str
+) -> AsyncIterator[Envoy]:
+    """Run a real Envoy that takes everything from the test's control plane."""
+    running = Envoy(folder=tmp_path, client=client, control_plane=control_plane, protocol=protocol)
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.stop()

@@ -2,11 +2,9 @@
 
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from itertools import repeat
-from pathlib import Path
 
-import aiohttp
 import pytest
 from harness import ControlPlane, Envoy, upstream
 from load import get, run
@@ -14,16 +12,6 @@ from load import get, run
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(300)]
 
 READS = 50_000
-
-
-@pytest.fixture
-async def envoy(tmp_path: Path, client: aiohttp.ClientSession, control_plane: ControlPlane) -> AsyncIterator[Envoy]:
-    running = Envoy(folder=tmp_path, client=client, control_plane=control_plane)
-    await running.start()
-    try:
-        yield running
-    finally:
-        await running.stop()
 
 
 @pytest.mark.parametrize("instances", [1, 10])

@@ -1,0 +1,71 @@
+"""What the core reports, turned into metrics and logs: it observes itself nowhere else."""
+
+import time
+
+import structlog
+
+from controlplane.telemetry.metrics import Metrics
+from xds.protocol import Acked, Closed, Nacked, Sent, Subscribed
+from xds.protocol import Event as StreamEvent
+from xds.server import StreamInfo
+from xds.status import Status
+
+
+class PublicationObserver:
+    """Turn what the publisher reports into metrics and logs."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._log = structlog.get_logger("controlplane.publish")
+
+    def published(self, reason: str, revision: str, duration_s: float) -> None:
+        """Count a publication."""
+        self._metrics.publication(reason)
+        self._log.debug("published", reason=reason, revision=revision, duration_s=round(duration_s, 6))
+
+    def refused(self, service: str, problems: list[str]) -> None:
+        """Say loudly that a service is held back."""
+        self._log.error("publish.refused", service=service, problems=problems)
+
+
+class StreamObserver:
+    """Turn what clients say on their streams into their status, metrics and logs."""
+
+    def __init__(self, status: Status, metrics: Metrics) -> None:
+        self._status = status
+        self._metrics = metrics
+        self._open: set[int] = set()
+        self._log = structlog.get_logger("xds")
+
+    def on_event(self, info: StreamInfo, event: StreamEvent) -> None:
+        """Take in one event of one stream."""
+        self._status.on_event(info, event)
+        if info.id not in self._open:
+            self._open.add(info.id)
+            self._metrics.streams(1)
+            self._log.info("xds.connected", node_id=info.node.id, peer=info.peer, delta=info.delta)
+        match event:
+            case Nacked():
+                self._metrics.xds_request(event.type_url, "nack")
+                self._log.warning(
+                    "xds.nack",
+                    node_id=info.node.id,
+                    type=event.type_url,
+                    names=event.names,
+                    revision=event.revision,
+                    error=event.message,
+                )
+            case Acked():
+                self._metrics.xds_request(event.type_url, "ack")
+                if event.offered_at is not None:
+                    self._metrics.xds_acked(event.type_url, time.monotonic() - event.offered_at)
+            case Subscribed():
+                self._metrics.xds_request(event.type_url, "subscribe")
+            case Sent():
+                self._metrics.xds_response(event.type_url)
+            case Closed():
+                self._open.discard(info.id)
+                self._metrics.streams(-1)
+                self._log.info("xds.disconnected", node_id=info.node.id, peer=info.peer)
+            case _:
+                pass
