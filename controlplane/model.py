@@ -45,7 +45,8 @@ def _instance_id(value: str) -> str:
 def _host(value: str) -> str:
     """Accept an IPv4 or IPv6 address (returned in its canonical form) or a DNS name (lower-cased)."""
     try:
-        return str(ipaddress.ip_address(value))
+        if "%" not in value:  # a scope such as %eth0 means something on one machine only
+            return str(ipaddress.ip_address(value))
     except ValueError:
         pass
     name = value.lower()

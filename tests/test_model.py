@@ -24,6 +24,7 @@ GOOD = {"name": "web", "host": "10.0.0.1", "port": 80}
         pytest.param({"name": 5}, ("name",), id="a name is a string"),
         pytest.param({"host": "10.0.0.256"}, ("host",), id="an address out of range is no DNS name either"),
         pytest.param({"host": "[::1]"}, ("host",), id="an IPv6 address has no brackets"),
+        pytest.param({"host": "fe80::1%eth0"}, ("host",), id="a scoped address means nothing elsewhere"),
         pytest.param({"host": "http://web"}, ("host",), id="a host is no URL"),
         pytest.param({"host": ""}, ("host",), id="a host is not empty"),
         pytest.param({"port": 0}, ("port",), id="port 0 is out of range"),
