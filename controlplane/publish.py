@@ -14,7 +14,7 @@ from controlplane.catalog import Change, Scope, Service
 from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
 from controlplane.model import ServiceName
-from controlplane.plan import Cluster, plan
+from controlplane.plan import Cluster, Planner
 from controlplane.translate import lint, listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments
@@ -79,6 +79,7 @@ class Publisher:
         self._debounce = debounce
         self._dirty: dict[ServiceName, Scope] = {}
         self._wake = asyncio.Event()
+        self._planner = Planner()
         self._assignments = Assignments()
         self._routes = GatewayRoutes()
         self._planned: dict[ServiceName, Cluster] = {}
@@ -183,6 +184,7 @@ class Publisher:
             assignments.append(assignment)
             if made is not None:
                 clusters.append(made)
+        self._planner.forget(gone)
         self._assignments.forget(gone)
         self._sets = {
             **self._sets,
@@ -194,7 +196,7 @@ class Publisher:
     def _build(self, service: Service) -> tuple[Resource | None, Resource]:
         """Return the service's cluster, None where it is as before, and its assignment."""
         try:
-            planned = plan(service, self._live.current)
+            planned = self._planner.plan(service, self._live.current)
             _refuse_faulty(planned)
             old = self._planned.get(service.name)
             same = old is not None and old.policy == planned.policy

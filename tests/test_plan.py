@@ -2,8 +2,11 @@
 
 import pytest
 from builders import catalog, key, put, verdict
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane.model import (
+    DeleteInstance,
     Event,
     HealthStatus,
     Judged,
@@ -13,7 +16,7 @@ from controlplane.model import (
     ServiceName,
     Strategy,
 )
-from controlplane.plan import Cluster, plan
+from controlplane.plan import Cluster, Planner, plan
 
 pytestmark = pytest.mark.unit
 
@@ -136,3 +139,47 @@ def test_the_order_of_events_does_not_show() -> None:
 
 def test_the_order_of_tags_does_not_show() -> None:
     assert planned(put("web", "a", tags=["x", "y"])) == planned(put("web", "a", tags=["y", "x"]))
+
+
+EVENTS = st.sampled_from(
+    [
+        event
+        for id, host in (("a", "10.0.0.1"), ("b", "api.internal"), ("c", "10.0.0.1"))
+        for event in (
+            put("web", id, host=host, port=1),
+            put("web", id, host=host, port=2, weight=3, locality={"zone": "z"}),
+            put("web", id, host=host, port=1, health_check=CHECK),
+            DeleteInstance(key=key("web", id), registry="memory"),
+            Judged(key=key("web", id), verdict=verdict(HealthStatus.UNHEALTHY)),
+            Judged(key=key("web", id), verdict=verdict(score=40)),
+        )
+    ]
+    + [
+        with_strategy(Strategy.RANDOM),
+        with_strategy(Strategy.HEALTH_BASED),
+        Resolved(host="api.internal", addresses=("10.0.0.1",)),
+        Resolved(host="api.internal", addresses=("10.0.0.2",)),
+    ]
+)
+
+
+@given(st.lists(EVENTS, max_size=25))
+def test_what_is_remembered_never_shows(events: list[Event]) -> None:
+    planner = Planner()
+    state = catalog()
+    for event in events:
+        state, _ = state.apply(event)
+        if WEB in state.services:
+            assert planner.plan(state.services[WEB], state) == plan(state.services[WEB], state)
+
+
+def test_only_the_changed_entry_is_decided_anew() -> None:
+    planner = Planner()
+    state = catalog(*(put("web", f"w{number}", port=1 + number) for number in range(50)))
+    before = planner.plan(state.services[WEB], state)
+    state, _ = state.apply(put("web", "w7", port=8, weight=5))
+
+    after = planner.plan(state.services[WEB], state)
+
+    pairs = zip(before.localities[0].endpoints, after.localities[0].endpoints, strict=True)
+    assert [new.id for old, new in pairs if old is not new] == ["w7"]
