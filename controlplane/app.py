@@ -94,9 +94,13 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             live.apply(event)
 
         def judged(event: Judged) -> None:
+            before = live.current.entry(event.key)
             change = live.apply(event)
-            if change is not None:
-                verdicts.add(event)
+            if change is None:
+                return
+            verdicts.add(event)
+            # The score moves in steps under a lasting state: worth keeping, not worth a line.
+            if before is None or before.verdict is None or before.verdict.status is not event.verdict.status:
                 log.info(
                     "health.verdict",
                     instance=str(event.key),
@@ -142,6 +146,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             lambda: _unless(publisher.ready or not monitor.pending(), f"waiting for {monitor.pending()} first checks"),
         )
         readiness.add("snapshot", lambda: _unless(publisher.ready, "nothing has been published yet"))
+        readiness.add("resources", lambda: _refusals(publisher), required=False)
         if journal is not None:
             readiness.add("journal", lambda: journal.fault or None, required=False)
 
@@ -274,6 +279,12 @@ def _grpc_health_handler(servicer: grpc_health.aio.HealthServicer) -> grpc.Gener
             ),
         },
     )
+
+
+def _refusals(publisher: Publisher) -> str | None:
+    """Say which services keep their last good version because their newest breaks a content rule."""
+    held = [f"{name}: {'; '.join(problems)}" for name, problems in sorted(publisher.refused.items())]
+    return None if not held else f"{len(held)} services are held at their last good version: " + ", ".join(held[:5])
 
 
 def _unless(ok: bool, reason: str) -> str | None:

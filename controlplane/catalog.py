@@ -171,6 +171,13 @@ class Catalog:
             return None
         return min(resolved.addresses, key=lambda address: (":" in address, address))
 
+    def forgetting(self, host: str) -> "Catalog":
+        """Return the catalog without what a name stood for; for a name that no instance uses any more.
+
+        Nothing that anyone sees changes, so there is no new revision.
+        """
+        return replace(self, resolutions={name: known for name, known in self.resolutions.items() if name != host})
+
     def _with(self, service: Service, change: Change) -> "tuple[Catalog, Change]":
         services = dict(self.services)
         if service.entries or service.own_policy is not None or service.emptied_at is not None:

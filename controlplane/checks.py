@@ -59,3 +59,4 @@ class Checks:
             if not self._users[old]:
                 del self._users[old]
                 self._resolver.forget(old)
+                self._live.forget(old)

@@ -71,6 +71,10 @@ class LiveCatalog:
                     waiter.set_result(None)
         return change
 
+    def forget(self, host: str) -> None:
+        """Drop what a name stood for, when its last instance has gone: it must be looked up before it is offered."""
+        self.current = self.current.forgetting(host)
+
     async def wait(self, service: ServiceName | None = None) -> None:
         """Return after the next change of `service`, or of anything where None. Bound it with a timeout."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -66,6 +66,12 @@ def _http_path(value: str) -> str:
     return value
 
 
+def _timeout(value: float) -> float:
+    if 0 < value < 0.001:
+        raise ValueError("must be 0 (no timeout) or at least 0.001 s: a shorter one would be sent as 0")
+    return value
+
+
 def _unique(values: Any) -> Any:
     if isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values):
         return list(dict.fromkeys(values))
@@ -302,7 +308,7 @@ class Policy:
     least_connections: LeastConnections | None = None
     panic_threshold: Annotated[float, Strict(), Field(ge=0, le=100, allow_inf_nan=False)] = 50.0
     connect_timeout: Annotated[float, Strict(), Field(ge=0.001, le=300, allow_inf_nan=False)] = 5.0
-    timeout: Annotated[float, Strict(), Field(ge=0, le=86_400, allow_inf_nan=False)] = 15.0
+    timeout: Annotated[float, Strict(), AfterValidator(_timeout), Field(ge=0, le=86_400, allow_inf_nan=False)] = 15.0
 
     @model_validator(mode="after")
     def _options_fit(self) -> "Policy":

@@ -41,6 +41,14 @@ class _Refused(Exception):
         self.problems = problems
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """Hold what waits to be planned of a service, and the first revision that waits."""
+
+    scope: Scope
+    since: int
+
+
 class Observer(Protocol):
     """Hear what was published; called synchronously, must not block."""
 
@@ -77,7 +85,7 @@ class Publisher:
         self._observer = observer
         self._clock = clock
         self._debounce = debounce
-        self._dirty: dict[ServiceName, Scope] = {}
+        self._dirty: dict[ServiceName, _Pending] = {}
         self._wake = asyncio.Event()
         self._planner = Planner()
         self._assignments = Assignments()
@@ -108,12 +116,14 @@ class Publisher:
         self._live.subscribe(self._on_change)
         await first_state()
         started = self._clock()
-        self._dirty = dict.fromkeys(self._live.current.services, Scope.CLUSTERS)
+        now = self._live.current.revision
+        self._dirty = {name: _Pending(Scope.CLUSTERS, now) for name in self._live.current.services}
         while self._dirty:
-            await self._plan_some()
+            self._replan(list(self._dirty))
+            await asyncio.sleep(0)
+        self._add_group(self._default_group)
         self._publish("start", started, routes=True)
         self._debounce.published(self._clock())
-        self._add_group(self._default_group)
         self.ready = True
         await on_ready()
         while True:
@@ -122,18 +132,20 @@ class Publisher:
             due = self._debounce.due()
             if due is None:
                 continue
-            delay = due - self._clock()
-            if delay > 0:
+            if (delay := due - self._clock()) > 0:
                 # A change meanwhile may move the due time; endpoints do not pass through here.
                 await asyncio.sleep(delay)
                 self._wake.set()
                 continue
-            self._flush_clusters()
+            await self._flush_clusters()
 
     def _on_change(self, change: Change) -> None:
         for name in change.services:
-            if self._dirty.get(name) is not Scope.CLUSTERS:
-                self._dirty[name] = change.scope
+            pending = self._dirty.get(name)
+            if pending is None:
+                self._dirty[name] = _Pending(change.scope, change.revision)
+            elif pending.scope is Scope.ENDPOINTS:
+                self._dirty[name] = _Pending(change.scope, pending.since)
         if not self.ready or change.scope is Scope.READINESS:
             return
         if change.scope is Scope.CLUSTERS:
@@ -147,54 +159,70 @@ class Publisher:
         """Publish the endpoint changes of this turn of the loop; clusters wait for their debounce."""
         self._flush_scheduled = False
         started = self._clock()
-        names = [name for name, scope in self._dirty.items() if scope is Scope.ENDPOINTS]
-        self._publish("endpoints", started, routes=self._replan(names))
+        if names := [name for name, pending in self._dirty.items() if pending.scope is Scope.ENDPOINTS]:
+            self._publish("endpoints", started, routes=self._replan(names))
+            if any(name in self._dirty for name in names):  # more than one slice: the others get a turn first
+                self._flush_scheduled = True
+                asyncio.get_running_loop().call_soon(self._flush_endpoints)
 
-    def _flush_clusters(self) -> None:
-        started = self._clock()
-        self._publish("clusters", started, routes=self._replan(list(self._dirty)))
+    async def _flush_clusters(self) -> None:
+        """Publish everything that waits now, slice by slice, so that others get turns between."""
         self._debounce.published(self._clock())
-
-    async def _plan_some(self) -> None:
-        deadline = self._clock() + _SLICE_S
-        names = iter(list(self._dirty))
-        while self._clock() < deadline and (batch := [name for _, name in zip(range(16), names, strict=False)]):
-            self._replan(batch)
-        await asyncio.sleep(0)
+        waiting = list(self._dirty)
+        while names := [name for name in waiting if name in self._dirty]:
+            started = self._clock()
+            self._publish("clusters", started, routes=self._replan(names))
+            await asyncio.sleep(0)
 
     def _replan(self, names: list[ServiceName]) -> bool:
-        """Bring the resources of these services up to date; return whether clusters or routes are touched."""
+        """Bring these services' resources up to date, as many as fit a slice, at least one.
+
+        Return whether clusters or routes are touched. Everything is committed together, and only then are
+        services taken off the list and refusals reported: what fails on the way loses no change.
+        """
+        planned: dict[ServiceName, Cluster] = {}
         clusters: list[Resource] = []
         assignments: list[Resource] = []
+        refused: dict[ServiceName, list[str]] = {}
         gone: list[ServiceName] = []
+        done: list[ServiceName] = []
+        deadline = self._clock() + _SLICE_S
         for name in names:
-            del self._dirty[name]
-            self._refused.pop(name, None)
             service = self._live.current.services.get(name)
             if service is None or not service.has_cluster:
-                if self._planned.pop(name, None) is not None:
-                    gone.append(name)
-                continue
-            try:
-                made, assignment = self._build(service)
-            except _Refused as refused:
-                self._refused[name] = refused.problems
-                self._observer.refused(name, refused.problems)
-                continue
-            assignments.append(assignment)
-            if made is not None:
-                clusters.append(made)
-        self._planner.forget(gone)
-        self._assignments.forget(gone)
+                gone.append(name)
+            else:
+                try:
+                    planned[name], made, assignment = self._build(service)
+                except _Refused as error:
+                    refused[name] = error.problems
+                else:
+                    assignments.append(assignment)
+                    clusters += [] if made is None else [made]
+            done.append(name)
+            if self._clock() >= deadline:
+                break
+        had = [name for name in gone if name in self._planned]
         self._sets = {
             **self._sets,
-            CLUSTER: _replaced(self._sets[CLUSTER], clusters, gone),
-            ENDPOINT: _replaced(self._sets[ENDPOINT], assignments, gone),
+            CLUSTER: _replaced(self._sets[CLUSTER], clusters, had),
+            ENDPOINT: _replaced(self._sets[ENDPOINT], assignments, had),
         }
-        return bool(clusters or gone)
+        self._planned.update(planned)
+        for name in had:
+            del self._planned[name]
+        self._planner.forget(gone)
+        self._assignments.forget(gone)
+        for name in done:
+            del self._dirty[name]
+            self._refused.pop(name, None)
+        self._refused.update(refused)
+        for name, problems in refused.items():
+            self._observer.refused(name, problems)
+        return bool(clusters or had)
 
-    def _build(self, service: Service) -> tuple[Resource | None, Resource]:
-        """Return the service's cluster, None where it is as before, and its assignment."""
+    def _build(self, service: Service) -> tuple[Cluster, Resource | None, Resource]:
+        """Plan a service; return the plan, its cluster, None where it is as before, and its assignment."""
         try:
             planned = self._planner.plan(service, self._live.current)
             _refuse_faulty(planned)
@@ -208,8 +236,7 @@ class Publisher:
         except Exception as error:
             # A fault of ours in one service must not stop the others' endpoints (law 15); it is reported.
             raise _Refused([f"internal error: {error!r}"]) from error
-        self._planned[service.name] = planned
-        return made, assignment
+        return planned, made, assignment
 
     def _publish(self, reason: str, started: float, *, routes: bool) -> None:
         if routes:
@@ -221,10 +248,15 @@ class Publisher:
             self._cache.drop(group)
         for group in self._listeners:
             self._cache.set(group, self._snapshot(group))
-        self._observer.published(reason, self._live.revision, self._clock() - started)
+        self._observer.published(reason, self._revision(), self._clock() - started)
+
+    def _revision(self) -> str:
+        """Return the newest revision of which, and of all before it, everything is in the sets (law 10)."""
+        waiting = min((pending.since - 1 for pending in self._dirty.values()), default=self._live.current.revision)
+        return self._live.label(waiting)
 
     def _snapshot(self, group: NodeGroup) -> Snapshot:
-        return Snapshot({**self._sets, LISTENER: self._listeners[group]}, self._live.revision)
+        return Snapshot({**self._sets, LISTENER: self._listeners[group]}, self._revision())
 
     def _add_group(self, group: NodeGroup) -> None:
         self._listeners[group] = ResourceSet([listener.gateway(self._gateway_host, group.gateway_port)])

@@ -112,6 +112,7 @@ def test_an_instance_survives_its_json() -> None:
             ("consistent_hash",),
             id="a maglev table whose size is no prime",
         ),
+        pytest.param({"timeout": 1e-7}, ("timeout",), id="a timeout that would become no timeout"),
         pytest.param({"connect_timeout": 0}, ("connect_timeout",), id="Envoy refuses a connect timeout of 0"),
     ],
 )

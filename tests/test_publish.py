@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -78,8 +78,25 @@ class Published:
         return self.snapshot()
 
 
+class Ticking:
+    """Be a clock that advances by a step whenever somebody looks at it."""
+
+    def __init__(self, step_s: float) -> None:
+        self._now = time.monotonic()
+        self._step_s = step_s
+
+    def __call__(self) -> float:
+        self._now += self._step_s
+        return self._now
+
+
 @asynccontextmanager
-async def publishing(*events: Event) -> AsyncIterator[Published]:
+async def publishing(
+    *events: Event,
+    quiet_s: float = 0.001,
+    ceiling_s: float = 0.005,
+    during_start: Callable[[LiveCatalog], object] = lambda _live: None,
+) -> AsyncIterator[Published]:
     """Run a publisher over a catalog that holds what these events lead to, its first snapshot published."""
     live = LiveCatalog(epoch="e", call_later=lambda _delay, _callback: None)
     for event in (Synced(registry="memory"), *events):
@@ -92,7 +109,7 @@ async def publishing(*events: Event) -> AsyncIterator[Published]:
         gateway_port=10000,
         observer=heard,
         clock=time.monotonic,
-        debounce=Debounce(quiet_s=0.001, ceiling_s=0.005),
+        debounce=Debounce(quiet_s=quiet_s, ceiling_s=ceiling_s),
     )
     ready = asyncio.Event()
 
@@ -103,6 +120,8 @@ async def publishing(*events: Event) -> AsyncIterator[Published]:
         ready.set()
 
     task = asyncio.create_task(publisher.run(at_once, on_ready))
+    await asyncio.sleep(0)  # the first slice is planned, nothing is published
+    during_start(live)
     await asyncio.wait_for(ready.wait(), 5)
     heard._more.clear()
     try:
@@ -201,6 +220,94 @@ async def test_a_storm_of_new_services_is_few_publications() -> None:
             await world.heard.next()
 
     assert len(world.heard.publications) < 20
+
+
+async def test_a_burst_is_published_in_slices_that_let_others_run() -> None:
+    async with publishing() as world:
+        world.publisher._clock = Ticking(0.001)  # a thousandth of a second passes whenever somebody looks
+        for number in range(100):
+            world.live.apply(put(f"web-{number}", "a"))
+        turns = 0
+        while len(world.snapshot().of_type(CLUSTER)) < 100:
+            await asyncio.sleep(0)
+            turns += 1
+            assert turns < 10_000
+
+    assert 5 < len(world.heard.publications) < 40
+
+
+async def test_clusters_wait_for_calm_and_endpoints_do_not() -> None:
+    async with publishing(put("web", "a"), quiet_s=60, ceiling_s=60) as world:
+        world.live.apply(put("second", "a"))  # soon after the first snapshot
+        world.live.apply(put("web", "b", port=2))
+        await asyncio.sleep(0)
+        snapshot = world.snapshot()
+
+    assert world.heard.publications == ["start", "endpoints"]
+    assert sorted(snapshot.of_type(CLUSTER)) == ["web"]
+    assert b"second" not in snapshot.of_type(ROUTE)["gateway"].body
+
+
+async def test_a_snapshot_claims_no_revision_of_which_it_lacks_a_part() -> None:
+    async with publishing(put("web", "a"), quiet_s=60, ceiling_s=60) as world:
+        waiting = world.live.apply(put("second", "a"))
+        assert waiting is not None
+        snapshot = await world.apply(put("web", "b", port=2))
+
+    assert snapshot.revision == world.live.label(waiting.revision - 1)
+
+
+async def test_an_endpoint_change_does_not_take_the_place_of_a_waiting_cluster_change() -> None:
+    async with publishing(put("web", "a"), quiet_s=0.01, ceiling_s=0.02) as world:
+        await world.apply(put("first", "a"))
+        world.live.apply(
+            PutPolicy(service=ServiceName("web"), policy=Policy(strategy=Strategy.RANDOM), registry="memory")
+        )
+        world.live.apply(put("web", "b", port=2))
+        before = world.snapshot().of_type(CLUSTER)["web"]
+        while world.snapshot().of_type(CLUSTER)["web"] == before:
+            await world.heard.next()
+
+
+async def test_what_changes_while_the_first_snapshot_is_made_is_not_lost() -> None:
+    services = [put(f"web-{number}", "a") for number in range(50)]
+
+    async with publishing(*services, during_start=lambda live: live.apply(put("web-0", "late", port=9))) as world:
+        assert b"late" in world.snapshot().of_type(ENDPOINT)["web-0"].body
+
+
+async def test_a_watched_group_outlives_publications() -> None:
+    async with publishing(put("web", "a")) as world:
+        group = world.publisher.group_of(Node(id="n", metadata={"gateway_port": 10001}))
+        stop = world.cache.watch(group, lambda _snapshot, _changes: None)
+        await world.apply(put("web", "b", port=2))
+        assert world.snapshot(group).of_type(ENDPOINT) == world.snapshot().of_type(ENDPOINT)
+        stop()
+
+
+async def test_a_report_that_fails_loses_no_change() -> None:
+    async with publishing(put("web", "a"), put("api", "a"), put("api", "b", port=2)) as world:
+        real = publish.lint.problems
+        before = world.snapshot().of_type(ENDPOINT)["api"].body
+
+        def broken(service: str, problems: list[str]) -> None:
+            raise BrokenPipeError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publish.lint, "problems", lambda planned: ["no"] if planned.name == "web" else real(planned))
+            patch.setattr(world.heard, "refused", broken)
+            errors: list[object] = []
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
+            world.live.apply(put("web", "b", port=2))
+            world.live.apply(DeleteInstance(key=key("api", "b"), registry="memory"))
+            await asyncio.sleep(0)
+            assert errors
+        asyncio.get_running_loop().set_exception_handler(None)
+        snapshot = await world.apply(put("web", "c", port=3))
+
+    left = world.publisher._planned[ServiceName("api")].localities[0].endpoints
+    assert [endpoint.id for endpoint in left] == ["a"]
+    assert len(snapshot.of_type(ENDPOINT)["api"].body) < len(before)
 
 
 async def test_a_policy_changes_the_cluster_and_so_its_assignment() -> None:
