@@ -1,9 +1,9 @@
 """One instance for a caller who has no proxy: the service's strategy, applied here.
 
-Only instances that can serve are chosen from: the healthy, or where there is none the degraded. What past picks
-leave behind (whose turn it is, how much each was handed out) is kept by instance id, so that it outlives changes
-of the catalog. It belongs to this process; only `consistent_hash` agrees between replicas. Not how proxies
-choose: they get weights and statuses by xDS and do it themselves.
+Only instances that can serve are chosen from: those with an address, of them the healthy, or where there is none the
+degraded. What past picks leave behind (whose turn it is, how much each was handed out) is kept by instance id, so
+that it outlives changes of the catalog. It belongs to this process; only `consistent_hash` agrees between replicas.
+Not how proxies choose: they get weights and statuses by xDS and do it themselves.
 """
 
 import heapq
@@ -49,14 +49,22 @@ class Picker:
         self._sweep_at = clock() + _SWEEP_S
 
     def pick(
-        self, service: Service, *, strategy: Strategy | None = None, key: str | None = None, client: str = ""
+        self,
+        service: Service,
+        *,
+        offered: Callable[[Entry], bool],
+        strategy: Strategy | None = None,
+        key: str | None = None,
+        client: str = "",
     ) -> Pick | None:
         """Return one instance of `service` by `strategy` (None = the service's own); None where none can serve.
 
+        `offered` tells who may be chosen at all: whoever has an address. It is asked once for each state of the
+        service, which is enough, because a name that comes to stand for something else is a new state of it.
         `key` is what a consistent hash is computed from; where absent, `client` is, the caller's address.
         """
         now = self._clock()
-        memory = self._remember(service, now)
+        memory = self._remember(service, offered, now)
         if not memory.candidates:
             return None
         strategy = strategy or service.policy.strategy
@@ -75,17 +83,17 @@ class Picker:
                 assert_never(strategy)
         return Pick(entry=memory.candidates[index], strategy=strategy, reason=why + memory.note)
 
-    def _remember(self, service: Service, now: float) -> "_Memory":
+    def _remember(self, service: Service, offered: Callable[[Entry], bool], now: float) -> "_Memory":
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_S
             for name in [name for name, each in self._memories.items() if each.used_at <= now - FORGET_S]:
                 del self._memories[name]
         memory = self._memories.get(service.name)
         if memory is None:
-            memory = _Memory(service)
+            memory = _Memory(service, offered)
             self._memories[service.name] = memory
         elif memory.service is not service:
-            memory.renew(service)
+            memory.renew(service, offered)
         if not service.entries:
             del self._memories[service.name]
         memory.used_at = now
@@ -101,19 +109,20 @@ _LEAST = (
 class _Memory:
     """Hold who can serve of one service, by id, and what past picks left behind.
 
-    A Service is immutable, so all that is derived from it stands until another object takes its place.
+    A Service is immutable, so all that is derived from it stands until another object takes its place. A change of
+    what a host's name stands for replaces it too.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, offered: Callable[[Entry], bool]) -> None:
         self.used_at = 0.0
         self._last_id = ""
         self._turns: dict[Strategy, _Turns] = {}
         self._hand_outs: _HandOuts | None = None
-        self.renew(service)
+        self.renew(service, offered)
 
-    def renew(self, service: Service) -> None:
+    def renew(self, service: Service, offered: Callable[[Entry], bool]) -> None:
         """Derive the candidates from a new state of the service."""
-        passing = [entry for entry in service.sorted_entries() if _has_passed(entry)]
+        passing = [entry for entry in service.sorted_entries() if _has_passed(entry) and offered(entry)]
         candidates = [entry for entry in passing if entry.status is HealthStatus.HEALTHY]
         self.note = ""
         if not candidates:

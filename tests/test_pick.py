@@ -10,7 +10,7 @@ from builders import catalog, key, put, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.catalog import Catalog, Service
+from controlplane.catalog import Catalog, Entry, Service
 from controlplane.model import (
     DeleteInstance,
     Event,
@@ -20,10 +20,11 @@ from controlplane.model import (
     Policy,
     PutInstance,
     PutPolicy,
+    Resolved,
     ServiceName,
     Strategy,
 )
-from controlplane.pick import FORGET_S, HAND_OUT_LIFE_S, Picker
+from controlplane.pick import FORGET_S, HAND_OUT_LIFE_S, Pick, Picker
 
 pytestmark = pytest.mark.unit
 
@@ -66,9 +67,18 @@ def weighted(**weights: int) -> Service:
     return web(*(member(id, weight=weight) for id, weight in weights.items()))
 
 
+def everyone(_: Entry) -> bool:
+    return True
+
+
+def choose(picker: Picker, service: Service, **how: Any) -> Pick | None:
+    """Pick one, all having an address."""
+    return picker.pick(service, **{"offered": everyone, **how})
+
+
 def ids(picker: Picker, service: Service, count: int, strategy: Strategy | None = None, **how: str) -> str:
     """Pick `count` times and return the ids, one letter each."""
-    picks = [picker.pick(service, strategy=strategy, **how) for _ in range(count)]
+    picks = [choose(picker, service, strategy=strategy, **how) for _ in range(count)]
     return "".join(pick.entry.instance.id for pick in picks if pick is not None)
 
 
@@ -111,10 +121,10 @@ class TestCandidates:
         assert picked == set(able)
 
     def test_a_service_without_instances_has_nobody(self, picker: Picker) -> None:
-        assert picker.pick(web(PutPolicy(service=WEB, policy=Policy(), registry="memory"))) is None
+        assert choose(picker, web(PutPolicy(service=WEB, policy=Policy(), registry="memory"))) is None
 
     def test_that_a_degraded_one_serves_is_said(self, picker: Picker) -> None:
-        pick = picker.pick(web(judged("a", HealthStatus.DEGRADED)))
+        pick = choose(picker, web(judged("a", HealthStatus.DEGRADED)))
         assert pick is not None
         assert pick.reason.endswith("no instance is healthy, so a degraded one serves")
 
@@ -125,11 +135,29 @@ class TestCandidates:
         after, _ = before.apply(Judged(key=key("web", "a"), verdict=verdict(HealthStatus.UNHEALTHY)))
         assert set(ids(picker, after.services[WEB], 10)) == {"b"}
 
+    @pytest.mark.parametrize("strategy", Strategy)
+    def test_a_host_that_has_not_been_resolved_cannot_until_it_is(self, picker: Picker, strategy: Strategy) -> None:
+        now = catalog(member("a"), member("b", host="b.internal"))
+
+        def picked() -> set[str]:
+            service, keys = now.services[WEB], [f"key {n}" for n in range(60)]
+            picks = [picker.pick(service, offered=addressed, strategy=strategy, key=key) for key in keys]
+            return {pick.entry.instance.id for pick in picks if pick is not None}
+
+        def addressed(entry: Entry) -> bool:
+            return now.address_of(entry.instance) is not None
+
+        assert picked() == {"a"}
+        now, _ = now.apply(Resolved(host="b.internal", addresses=("10.0.0.9",)))
+        assert picked() == {"a", "b"}
+        now, _ = now.apply(Resolved(host="b.internal", error="no such name"))
+        assert picked() == {"a"}
+
 
 class TestStrategy:
     @pytest.mark.parametrize("strategy", Strategy)
     def test_the_one_asked_for_is_used_and_named(self, picker: Picker, strategy: Strategy) -> None:
-        pick = picker.pick(weighted(a=1), strategy=strategy)
+        pick = choose(picker, weighted(a=1), strategy=strategy)
         assert pick is not None
         assert pick.strategy is strategy
         assert pick.reason
@@ -146,7 +174,7 @@ class TestStrategy:
         ],
     )
     def test_without_a_wish_the_service_decides(self, picker: Picker, events: list[Event], strategy: Strategy) -> None:
-        pick = picker.pick(web(member("a"), *events))
+        pick = choose(picker, web(member("a"), *events))
         assert pick is not None
         assert pick.strategy is strategy
 
@@ -298,7 +326,7 @@ class TestLeastConnections:
         assert Counter(picked) == {"a": 10, "b": 10, "c": 10}
 
     def test_that_connections_are_not_known_is_said(self, picker: Picker) -> None:
-        pick = picker.pick(weighted(a=1), strategy=Strategy.LEAST_CONNECTIONS)
+        pick = choose(picker, weighted(a=1), strategy=Strategy.LEAST_CONNECTIONS)
         assert pick is not None
         assert "hand-outs" in pick.reason
         assert "no proxy reports" in pick.reason
@@ -354,15 +382,15 @@ class TestConsistentHash:
         ],
     )
     def test_what_was_hashed_is_said(self, picker: Picker, how: dict[str, str], says: str) -> None:
-        pick = picker.pick(weighted(a=1, b=1), strategy=Strategy.CONSISTENT_HASH, **how)
+        pick = choose(picker, weighted(a=1, b=1), strategy=Strategy.CONSISTENT_HASH, **how)
         assert pick is not None
         assert says in pick.reason
 
     def test_the_callers_address_decides_like_a_key(self, picker: Picker) -> None:
         service = weighted(a=1, b=1, c=1)
         for n in range(20):
-            by_client = picker.pick(service, strategy=Strategy.CONSISTENT_HASH, client=f"10.0.0.{n}")
-            by_key = picker.pick(service, strategy=Strategy.CONSISTENT_HASH, key=f"10.0.0.{n}")
+            by_client = choose(picker, service, strategy=Strategy.CONSISTENT_HASH, client=f"10.0.0.{n}")
+            by_key = choose(picker, service, strategy=Strategy.CONSISTENT_HASH, key=f"10.0.0.{n}")
             assert by_client is not None
             assert by_key is not None
             assert by_client.entry is by_key.entry
@@ -372,7 +400,7 @@ class TestMemory:
     def test_services_that_nobody_asks_for_any_more_are_forgotten(self, picker: Picker, clock: Clock) -> None:
         for n in range(100):
             events = [put(f"s{n}", "a", port=1), put(f"s{n}", "b", port=2)]
-            picker.pick(catalog(*events).services[ServiceName(f"s{n}")], strategy=Strategy.ROUND_ROBIN)
+            choose(picker, catalog(*events).services[ServiceName(f"s{n}")], strategy=Strategy.ROUND_ROBIN)
         clock.now += FORGET_S - 1
         kept = catalog(put("s0", "a", port=1), put("s0", "b", port=2)).services[ServiceName("s0")]
         assert ids(picker, kept, 1, Strategy.ROUND_ROBIN) == "b"
@@ -386,7 +414,7 @@ class TestMemory:
         ids(picker, now.services[WEB], 1, Strategy.ROUND_ROBIN)
         for id in "ab":
             now, _ = now.apply(DeleteInstance(key=key("web", id), registry="memory"))
-        assert picker.pick(now.services[WEB]) is None
+        assert choose(picker, now.services[WEB]) is None
 
         assert not picker._memories
 
@@ -395,10 +423,10 @@ class TestMemory:
         for n in range(200):
             now, _ = now.apply(put("web", f"i{n}", port=100 + n))
             for strategy in Strategy:
-                picker.pick(now.services[WEB], strategy=strategy)
+                choose(picker, now.services[WEB], strategy=strategy)
             now, _ = now.apply(DeleteInstance(key=key("web", f"i{n}"), registry="memory"))
         for strategy in Strategy:
-            picker.pick(now.services[WEB], strategy=strategy)
+            choose(picker, now.services[WEB], strategy=strategy)
 
         memory = picker._memories[WEB]
         assert {len(turns._due) for turns in memory._turns.values()} == {1}

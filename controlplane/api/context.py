@@ -39,9 +39,18 @@ class Pick(Protocol):
 class Picker(Protocol):
     """Choose an instance the way a proxy would."""
 
-    def pick(self, service: Service, *, strategy: Strategy | None, key: str | None, client: str) -> Pick | None:
+    def pick(
+        self,
+        service: Service,
+        *,
+        offered: Callable[[Entry], bool],
+        strategy: Strategy | None,
+        key: str | None,
+        client: str,
+    ) -> Pick | None:
         """Return one instance of `service` by `strategy` (None = the service's own); None where none can serve.
 
+        `offered` tells who may be chosen at all; its answers may change only when the service does.
         `key` is what a consistent hash is computed from; where absent, `client` is (the caller's address).
         """
         ...

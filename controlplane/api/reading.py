@@ -40,6 +40,7 @@ from controlplane.api.views import (
     instance_health,
     instance_view,
     service_item,
+    unresolved,
 )
 from controlplane.catalog import Entry, Service
 from controlplane.model import HealthStatus, InstanceId, InstanceKey, ServiceName, is_address
@@ -177,12 +178,19 @@ async def pick_instance(edge: Edge, request: web.Request) -> web.Response:
     """Answer with one instance, chosen by a strategy."""
     query = read_query(request, (STRATEGY, KEY))
     service = known_service(edge, request.match_info["name"])
+    catalog = edge.context.live.current
+
+    def offered(entry: Entry) -> bool:
+        return catalog.address_of(entry.instance) is not None
+
     pick = edge.context.picker.pick(
-        service, strategy=query.get("strategy"), key=query.get("key"), client=request.remote or ""
+        service, offered=offered, strategy=query.get("strategy"), key=query.get("key"), client=request.remote or ""
     )
     if pick is None:
         statuses = service_item(service, "").statuses
         what = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "it has none"
+        if left_out := sum(not offered(entry) for entry in service.entries.values()):
+            what += f"; {left_out} of them left out, because the host has not been resolved"
         raise Problem(NONE_AVAILABLE, f"no instance of {service.name!r} can serve: {what}")
     view = show(edge, pick.entry)
     document = {
@@ -203,11 +211,13 @@ async def get_health(edge: Edge, request: web.Request) -> web.Response:
     def render() -> Rendered:
         service = known_service(edge, name)
         reports = edge.context.reports
+        catalog = edge.context.live.current
         revision = edge.context.live.label(service.revision)
         view = ServiceHealth(
             name=service.name,
             instances=tuple(
-                instance_health(entry, reports.report(entry.instance.key)) for entry in service.sorted_entries()
+                instance_health(entry, reports.report(entry.instance.key), unresolved(catalog, entry.instance))
+                for entry in service.sorted_entries()
             ),
             revision=revision,
         )
@@ -248,7 +258,8 @@ OPERATIONS = (
         id="pickInstance",
         group=SERVICES,
         summary="Pick one instance",
-        description="For clients without a proxy: one instance that can serve, chosen by the strategy.",
+        description="For clients without a proxy: one instance that can serve, chosen by the strategy. Never one whose "
+        "host has not been resolved.",
         handler=pick_instance,
         parameters=(SERVICE, STRATEGY, KEY),
         answers=(shown(InstanceView, "The instance, the strategy used, and why this one.", Picked)[0],),

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from controlplane.api.context import HealthDefaults
-from controlplane.catalog import Entry, Service
+from controlplane.catalog import Catalog, Entry, Service
 from controlplane.health import CheckReport
 from controlplane.model import (
     CheckType,
     ConsistentHash,
     HealthCheck,
     HealthStatus,
+    Instance,
     LeastConnections,
     Locality,
     MetadataValue,
@@ -118,8 +119,9 @@ class Heartbeat:
 class InstanceHealth:
     """Show what is known of an instance's health.
 
-    `status`, `reason` and `since` are the verdict; what follows `score` is the newest check, null where none has
-    been made since this process started. `latency` is in seconds.
+    `status`, `reason` and `since` are the verdict; where the host has not been resolved, `reason` says so instead,
+    because such an instance is offered to nobody whatever its status. What follows `score` is the newest check, null
+    where none has been made since this process started. `latency` is in seconds.
     """
 
     id: str
@@ -262,8 +264,20 @@ def service_item(service: Service, revision: str) -> ServiceItem:
     )
 
 
-def instance_health(entry: Entry, report: CheckReport | None) -> InstanceHealth:
-    """Show an instance's health: the verdict, and the newest check where there is one."""
+def unresolved(catalog: Catalog, instance: Instance) -> str | None:
+    """Return why an instance is not offered to anyone for want of an address; None where it has one."""
+    if catalog.address_of(instance) is not None:
+        return None
+    resolved = catalog.resolutions.get(instance.host)
+    why = f": {resolved.error}" if resolved is not None and resolved.error else ""
+    return f"left out: {instance.host} has not been resolved{why}"
+
+
+def instance_health(entry: Entry, report: CheckReport | None, left_out: str | None) -> InstanceHealth:
+    """Show an instance's health: the verdict, and the newest check where there is one.
+
+    `left_out` says why it is not offered to anyone, whatever its health; None where nothing stands against it.
+    """
     instance = entry.instance
     verdict = entry.verdict if entry.checked else None
     return InstanceHealth(
@@ -272,7 +286,7 @@ def instance_health(entry: Entry, report: CheckReport | None) -> InstanceHealth:
         port=instance.port,
         checked=entry.checked,
         status=entry.status,
-        reason=_health_reason(entry),
+        reason=_health_reason(entry) if left_out is None else left_out,
         since=None if verdict is None else timestamp(verdict.since),
         score=entry.score if report is None else report.score,
         last_check=None if report is None else timestamp(report.checked_at),

@@ -176,6 +176,39 @@ async def test_health_shows_the_verdict_and_the_newest_check(edge):
     assert (unchecked["status"], unchecked["reason"], unchecked["last_check"]) == ("healthy", "not checked", None)
 
 
+@pytest.mark.parametrize(
+    ("events", "reason"),
+    [
+        pytest.param([], "left out: nosuch.invalid has not been resolved", id="not looked up yet"),
+        pytest.param(
+            [Resolved(host="nosuch.invalid", error="no such name")],
+            "left out: nosuch.invalid has not been resolved: no such name",
+            id="looked up in vain",
+        ),
+        pytest.param([Resolved(host="nosuch.invalid", addresses=("10.9.9.9",))], "not checked", id="found"),
+    ],
+)
+async def test_health_says_where_a_host_has_not_been_resolved(edge, events, reason):
+    await edge.register(host="nosuch.invalid")
+    for event in events:
+        edge.live.apply(event)
+
+    (shown,) = (await edge.json("GET", "/api/v1/health/web", 200))["instances"]
+
+    assert shown["reason"] == reason
+
+
+async def test_an_unresolved_host_is_never_picked_and_the_refusal_says_so(edge):
+    await edge.register(host="nosuch.invalid")
+
+    problem = await edge.json("GET", "/api/v1/services/web/instance", 503)
+    edge.live.apply(Resolved(host="nosuch.invalid", addresses=("10.9.9.9",)))
+    picked = await edge.json("GET", "/api/v1/services/web/instance", 200)
+
+    assert "1 of them left out, because the host has not been resolved" in problem["detail"]
+    assert picked["address"] == "10.9.9.9"
+
+
 async def test_a_time_that_no_calendar_knows_hides_nothing_else(edge):
     await edge.register(id="a", health_check=CHECK)
     edge.live.apply(Judged(key=key("web", "a"), verdict=verdict(since=1e300)))
