@@ -24,6 +24,11 @@ async def openapi(edge: Edge, request: web.Request) -> web.Response:
     return edge.answer_now(request, lambda: hashed(edge.openapi, edge.context.live.revision))
 
 
+async def root(_: Edge, __: web.Request) -> web.Response:
+    """Lead a person who asks for the bare address to the page; relative, so that it holds behind a path prefix too."""
+    return web.Response(status=302, headers={"Location": "docs"})
+
+
 async def page(_: Edge, __: web.Request) -> web.Response:
     """Answer with the page."""
     return _file("docs.html", "text/html")
@@ -58,6 +63,15 @@ OPERATIONS = (
             Answer(status=200, description="The document.", models=(dict[str, object],), headers=("ETag", "Revision")),
             Answer(status=304, description="Still what `If-None-Match` names.", headers=("ETag", "Revision")),
         ),
+    ),
+    Operation(
+        method="GET",
+        path="/",
+        id="root",
+        group=DOCUMENTATION,
+        summary="Go to the documentation",
+        handler=root,
+        answers=(Answer(status=302, description="To `/docs`.", headers=("Location",)),),
     ),
     Operation(
         method="GET",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from aiohttp import web
+from yarl import URL
 
 from controlplane.api.context import Context
 from controlplane.api.parameters import MAX_WAIT_S
@@ -196,7 +197,8 @@ class Edge:
         except Problem as problem:
             response = problem.response(request_id)
         except web.HTTPException as error:
-            response = from_aiohttp(error, request).response(request_id)
+            meant = await _without_slash(request) if error.status == 404 else None
+            response = from_aiohttp(error, request, meant=meant).response(request_id)
         except asyncio.CancelledError:
             self._count(request, _CLIENT_LEFT, started)
             raise
@@ -215,6 +217,16 @@ class Edge:
             route = _UNMATCHED if resource is None else resource.canonical
             duration_s = context.monotonic() - started - request.get(WAITED_S, 0.0)
             context.metrics.http_request(request.method, route, status, duration_s)
+
+
+async def _without_slash(request: web.Request) -> str | None:
+    """Return the path without the slash at its end, where there is one and a resource has that path."""
+    path = request.rel_url.raw_path
+    shorter = path.rstrip("/")
+    if shorter in {"", path}:
+        return None
+    found = await request.app.router.resolve(request.clone(rel_url=URL(shorter, encoded=True)))
+    return None if isinstance(found.http_exception, web.HTTPNotFound) else shorter
 
 
 def set_common_headers(response: web.StreamResponse, request_id: str) -> None:

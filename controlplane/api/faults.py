@@ -60,8 +60,14 @@ def found(value: object) -> str:
 def suggestion(unknown: str, known: Iterable[str]) -> str:
     """Return what was probably meant, as the end of a sentence; where nothing is near, what there is."""
     choices = sorted(known)
-    near = get_close_matches(unknown, choices, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(choices)}"
+    near = nearest(unknown, choices)
+    return f"known are: {', '.join(choices)}" if near is None else f"did you mean {near!r}?"
+
+
+def nearest(unknown: str, known: Iterable[str]) -> str | None:
+    """Return what was probably meant, as plain text even where `known` are members of an enumeration."""
+    near = get_close_matches(unknown, [str(each) for each in known], n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def unknown_field(path: Sequence[str | int], known: Iterable[str]) -> Fault:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from controlplane.api.faults import suggestion
+from controlplane.api.faults import nearest, suggestion
 from controlplane.api.problems import Fault, invalid
 from controlplane.model import Strategy
 
@@ -37,10 +37,11 @@ class Parameter:
 
 
 def _flag(text: str) -> bool:
-    if text in {"true", "1"}:
-        return True
-    if text in {"false", "0"}:
-        return False
+    match text.lower():  # True and False are what Python's HTTP clients send
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
     msg = f"expected true or false, found {text!r}"
     raise ValueError(msg)
 
@@ -71,7 +72,9 @@ def _strategy(text: str) -> Strategy:
     try:
         return Strategy(text)
     except ValueError:
-        msg = f"unknown strategy {text!r}; {suggestion(text, list(Strategy))}"
+        near = nearest(text, Strategy)
+        meant = "" if near is None else f"did you mean {near!r}? "
+        msg = f"unknown strategy {text!r}; {meant}known are: {', '.join(Strategy)}"
         raise ValueError(msg) from None
 
 
@@ -174,7 +177,7 @@ VERBOSE = Parameter(
     place="query",
     description="Where present (and not `false`), list every check, one to a line.",
     schema={"type": "boolean"},
-    read=lambda text: text not in {"false", "0"},
+    read=lambda text: text.lower() not in {"false", "0"},
 )
 
 IF_NONE_MATCH = Parameter(

@@ -4,6 +4,7 @@ Each kind of problem is one `ProblemType`: its URL, title and status are the sam
 the documentation; `detail` and `errors` tell what was wrong this time and what to do about it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from pydantic import WithJsonSchema
 
 PROBLEM_JSON = "application/problem+json"
 _MAX_FAULTS = 100
+_SERVICE_PATH = re.compile(r"/api/v1/services/[^/]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +230,22 @@ def unknown_instance(service: str, instance_id: str) -> Problem:
     return Problem(UNKNOWN_INSTANCE, f"service {service!r} has no instance {instance_id!r}")
 
 
-def from_aiohttp(error: web.HTTPException, request: web.BaseRequest) -> Problem:
-    """Return what aiohttp itself refused as one of our problems, with its `Allow` header."""
+def from_aiohttp(error: web.HTTPException, request: web.BaseRequest, *, meant: str | None = None) -> Problem:
+    """Return what aiohttp itself refused as one of our problems, with its `Allow` header.
+
+    `meant` is the path of a resource that there is where none has this path, None where none is near.
+    """
     kind = _OF_AIOHTTP.get(error.status, INTERNAL if error.status >= 500 else BAD_REQUEST)
     headers: dict[str, str] = {}
     match kind.status:
         case 404:
-            detail = f"nothing is at {request.path}; GET /openapi.json lists what is"
+            hint = "GET /openapi.json lists what is" if meant is None else f"did you mean {meant}, without the slash?"
+            detail = f"nothing is at {request.path}; {hint}"
         case 405:
             allow = headers["Allow"] = error.headers.get("Allow", "")
             detail = f"{request.method} is not allowed on {request.path}; allowed: {allow}"
+            if request.method == "DELETE" and _SERVICE_PATH.fullmatch(request.path):
+                detail += f". Instances are deregistered one by one: DELETE {request.path}/instances/{{id}}"
         case 413:
             detail = "the body is larger than 1 MiB; send it in parts"
         case _:

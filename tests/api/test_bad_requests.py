@@ -12,6 +12,40 @@ pytestmark = pytest.mark.unit
 
 GOOD = {"name": "web", "host": "10.0.0.9", "port": 80}
 INSTANCE = "/api/v1/services/web/instances/a"
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        pytest.param("/api/v1/services/", "did you mean /api/v1/services, without the slash?", id="a list"),
+        pytest.param("/api/v1/services/web/?limit=1", "did you mean /api/v1/services/web, without", id="with a query"),
+        pytest.param("/api/v1/instances:batch/", "did you mean /api/v1/instances:batch, without", id="another method"),
+        pytest.param("/api/v1/nothing/", "GET /openapi.json lists what is", id="a path that is none without it either"),
+        pytest.param("/docs//", "did you mean /docs, without the slash?", id="two of them"),
+    ],
+)
+async def test_a_slash_too_many_is_recognised(edge, path, hint):
+    problem = await edge.json("GET", path, 404)
+
+    assert hint in problem["detail"]
+
+
+async def test_who_deletes_a_service_learns_how_its_instances_go(edge):
+    await edge.register()
+    problem = await edge.json("DELETE", f"{SERVICES}/web", 405)
+
+    assert "DELETE /api/v1/services/web/instances/{id}" in problem["detail"]
+
+
+async def test_a_misspelt_strategy_is_recognised_and_all_are_listed(edge):
+    await edge.register()
+    problem = await edge.json("GET", f"{SERVICES}/web/instance?strategy=roundrobin", 400)
+
+    detail = problem["errors"][0]["detail"]
+    assert "did you mean 'round_robin'? known are: round_robin, weighted_round_robin, " in detail
+    assert "<" not in detail
+
+
 POLICY = "/api/v1/services/web/policy"
 SERVICES = "/api/v1/services"
 BATCH = "/api/v1/instances:batch"

@@ -112,7 +112,7 @@ class Checked:
         options: dict[str, Any] = {"headers": {name.replace("_", "-"): value for name, value in headers.items()}}
         if body is not None:
             options["json"] = body
-        async with self.edge.client.request(method, path, **options) as response:
+        async with self.edge.client.request(method, path, allow_redirects=False, **options) as response:
             assert response.status == status, await response.text()
             await self.check(method, self.template(path.partition("?")[0]), response)
             return response.headers.get("ETag", "")
@@ -232,6 +232,7 @@ async def test_every_real_answer_is_as_described(start):
     await ask("DELETE", b, 204)
     await ask("DELETE", f"{base}/services/web/instances/web-10.0.0.3-1", 204)
     await ask("GET", f"{base}/services/web/instance", 503)
+    await ask("GET", "/", 302)
     for path in ("/health", "/livez", "/readyz", "/readyz?verbose", "/metrics", "/openapi.json", "/docs"):
         await ask("GET", path, 200)
     it.readiness.add("x", lambda: "why")
@@ -242,7 +243,7 @@ async def test_every_real_answer_is_as_described(start):
     await ask("GET", f"{base}/events", 200)
     await ask("GET", f"{base}/events?x=1", 400)
 
-    answered = {(method, path) for method, path, status in ask.covered if status < 300}
+    answered = {(method, path) for method, path, status in ask.covered if status < 300 or status == 302}
     assert answered == {(operation.method, operation.path) for operation in OPERATIONS}
 
 
@@ -274,6 +275,12 @@ def test_the_reference_page_is_current():
     assert (ROOT / "docs" / "api.md").read_text() == reference.markdown(), (
         "docs/api.md is out of date: python -m controlplane.api.reference > docs/api.md"
     )
+
+
+async def test_the_bare_address_leads_to_the_page(edge):
+    async with edge.client.get("/") as response:
+        assert (response.status, response.url.path) == (200, "/docs")
+        assert response.content_type == "text/html"
 
 
 async def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(edge):

@@ -177,6 +177,20 @@ async def test_health_shows_the_verdict_and_the_newest_check(edge):
 
 
 @pytest.mark.parametrize(
+    ("flag", "ids"),
+    [("true", ["b"]), ("True", ["b"]), ("TRUE", ["b"]), ("1", ["b"]), ("False", ["a", "b"]), ("0", ["a", "b"])],
+    ids=lambda value: value if isinstance(value, str) else ",".join(value),
+)
+async def test_a_flag_may_be_written_in_any_case(edge, flag, ids):
+    await edge.register(id="a", draining=True)
+    await edge.register(id="b", host="10.0.0.2")
+
+    found = await edge.json("GET", f"/api/v1/services/web?healthy_only={flag}", 200)
+
+    assert [instance["id"] for instance in found["instances"]] == ids
+
+
+@pytest.mark.parametrize(
     ("events", "reason"),
     [
         pytest.param([], "left out: nosuch.invalid has not been resolved", id="not looked up yet"),
