@@ -10,7 +10,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 run: $(VENV)/ready ## Set up, then run the control plane, a local Envoy gateway and a demo service
-	$(BIN)/python -m controlplane demo
+	$(BIN)/python -m controlplane demo $(RUN_ARGS)
 
 test: $(VENV)/ready ## Set up, then run the whole suite with every real component this machine offers
 	$(BIN)/python -m pytest -m "not benchmark" $(PYTEST_ARGS)
@@ -31,10 +31,12 @@ format: $(VENV)/ready ## Rewrite the code in the house's style
 bench: $(VENV)/ready ## Print the figures that docs/performance.md keeps
 	$(BIN)/python -m pytest -m benchmark tests/benchmark -s -p no:randomly
 
-clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) .data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove the virtual environment and all caches, not the registrations in .data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make run PYTHON=python3.12" or 0)'
+	@echo "setting up $(VENV) (once, about a minute)"
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@

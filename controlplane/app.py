@@ -4,6 +4,7 @@ The core reports by returning events; metrics and logs subscribe here and nowher
 """
 
 import asyncio
+import errno
 import gc
 import random
 import secrets
@@ -45,6 +46,7 @@ from controlplane.telemetry.observers import PublicationObserver, StreamObserver
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
 from xds.cache import SnapshotCache
+from xds.load import LoadReports
 from xds.server import XdsServer
 from xds.status import Status
 
@@ -151,13 +153,14 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             readiness.add("journal", lambda: journal.fault or None, required=False)
 
         grpc_status = grpc_health.aio.HealthServicer()
+        loads = LoadReports()
         server = XdsServer(
             cache,
             group_of=publisher.group_of,
             ready=lambda: publisher.ready,
             identifier=f"{settings.service_name}/{epoch} {version}",
             on_event=StreamObserver(status, metrics).on_event,
-            handlers=[_grpc_health_handler(grpc_status)],
+            handlers=[_grpc_health_handler(grpc_status), loads.handler()],
         )
         app = api.build(
             api.Context(
@@ -209,7 +212,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                 )
             ]
             try:
-                async with _xds(server, settings, grpc_status) as xds_port, _rest(app, settings) as service_port:
+                async with _xds(server, settings, grpc_status, loads) as xds_port, _rest(app, settings) as service_port:
                     log.info("started", service_port=service_port, xds_port=xds_port, version=version, epoch=epoch)
                     try:
                         yield Running(service_port=service_port, xds_port=xds_port, live=live, readiness=readiness)
@@ -223,6 +226,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
 
 async def _journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
     if settings.data_dir is None:
+        structlog.get_logger("controlplane.journal").warning(
+            "journal.absent", message="DATA_DIR is not set: a restart forgets all registrations, and proxies follow"
+        )
         return None
     try:
         opened = await asyncio.to_thread(Journal.open, settings.data_dir)
@@ -235,7 +241,10 @@ async def _journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
 
 
 @asynccontextmanager
-async def _xds(server: XdsServer, settings: Settings, health: grpc_health.aio.HealthServicer) -> AsyncIterator[int]:
+async def _xds(
+    server: XdsServer, settings: Settings, health: grpc_health.aio.HealthServicer, loads: LoadReports
+) -> AsyncIterator[int]:
+    await require_free(settings.xds_host, settings.xds_port, "XDS_PORT")
     try:
         port = await server.start(settings.xds_host, settings.xds_port)
     except RuntimeError as error:
@@ -244,11 +253,13 @@ async def _xds(server: XdsServer, settings: Settings, health: grpc_health.aio.He
         yield port
     finally:
         await health.enter_graceful_shutdown()
+        loads.stop()
         await server.stop(DRAIN_S)
 
 
 @asynccontextmanager
 async def _rest(app: web.Application, settings: Settings) -> AsyncIterator[int]:
+    await require_free(settings.service_host, settings.service_port, "SERVICE_PORT")
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S)
     await runner.setup()
     try:
@@ -260,6 +271,20 @@ async def _rest(app: web.Application, settings: Settings) -> AsyncIterator[int]:
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+async def require_free(host: str, port: int, setting: str) -> None:
+    """Raise StartError where a port to listen on is taken, in words that grpc and the kernel do not find."""
+    try:
+        server = await asyncio.start_server(lambda *_: None, host, port)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            why = f"port {port} ({setting}) is in use; is another control plane running? Stop it or set {setting}"
+        else:
+            why = f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}"
+        raise StartError(why) from error
+    server.close()
+    await server.wait_closed()
 
 
 def _grpc_health_handler(servicer: grpc_health.aio.HealthServicer) -> grpc.GenericRpcHandler:

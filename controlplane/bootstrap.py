@@ -36,7 +36,7 @@ dynamic_resources:
   lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
 
 cluster_manager:
-  # Reports each cluster's requests and errors back to the control plane (LRS).
+  # Where the control plane can ask for load reports (LRS); it gets none that it does not ask for.
   load_stats_config:
     api_type: GRPC
     transport_api_version: V3

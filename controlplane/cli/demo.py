@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
-from controlplane.app import StartError, control_plane
+from controlplane.app import StartError, control_plane, require_free
 from controlplane.bootstrap import bootstrap
 from controlplane.cli.run import configure_logs, run
-from controlplane.local_envoy import EnvoyMissing, LocalEnvoy
+from controlplane.local_envoy import EnvoyMissing, LocalEnvoy, envoy_binary
 from controlplane.settings import Loaded
 
 SERVICE = "demo"
@@ -31,8 +31,16 @@ def run_demo(loaded: Loaded, admin_port: int) -> None:
 
 async def _demo(loaded: Loaded, admin_port: int, stop: asyncio.Event) -> None:
     settings = loaded.settings
-    await _require_free("127.0.0.1", settings.gateway_port, "GATEWAY_PORT")
-    await _require_free("127.0.0.1", admin_port, "--admin-port")
+    envoy_binary_or_start_error()
+    ports = (
+        (settings.service_host, settings.service_port, "SERVICE_PORT"),
+        (settings.xds_host, settings.xds_port, "XDS_PORT"),
+        (settings.gateway_host, settings.gateway_port, "GATEWAY_PORT"),
+        ("127.0.0.1", admin_port, "--admin-port or ENVOY_ADMIN_PORT"),
+    )
+    checks = await asyncio.gather(*(require_free(*port) for port in ports), return_exceptions=True)
+    if taken := [str(error) for error in checks if isinstance(error, StartError)]:
+        raise StartError("\n".join(taken))
     assert settings.data_dir is not None  # noqa: S101 - the demo command always sets it
     async with control_plane(settings) as running, aiohttp.ClientSession() as client:
         envoy = LocalEnvoy(
@@ -51,7 +59,7 @@ async def _demo(loaded: Loaded, admin_port: int, stop: asyncio.Event) -> None:
         )
         api = f"http://127.0.0.1:{running.service_port}"
         gateway = f"http://127.0.0.1:{settings.gateway_port}"
-        gateway_task = asyncio.create_task(_run_envoy(envoy))
+        gateway_task = asyncio.create_task(envoy.run())
         stopping = asyncio.create_task(stop.wait())
         try:
             async with _instance(client, api, "demo-1"), _instance(client, api, "demo-2"):
@@ -82,9 +90,10 @@ async def _demo(loaded: Loaded, admin_port: int, stop: asyncio.Event) -> None:
             await asyncio.gather(gateway_task, stopping, return_exceptions=True)
 
 
-async def _run_envoy(envoy: LocalEnvoy) -> None:
+def envoy_binary_or_start_error() -> None:
+    """Fail before anything is started where there is no Envoy to start."""
     try:
-        await envoy.run()
+        envoy_binary()
     except EnvoyMissing as error:
         raise StartError(str(error)) from error
 
@@ -135,26 +144,26 @@ async def _answers(client: aiohttp.ClientSession, url: str) -> None:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-async def _require_free(host: str, port: int, setting: str) -> None:
-    try:
-        server = await asyncio.start_server(lambda *_: None, host, port)
-    except OSError as error:
-        raise StartError(f"port {port} ({setting}) is not free: {error.strerror or error}") from error
-    server.close()
-    await server.wait_closed()
-
-
 def _greet(api: str, gateway: str, admin_port: int) -> None:
     _say(f"""
 The control plane, an Envoy gateway and a demo service of two instances are running. Try:
 
-  curl {gateway}/{SERVICE}/                               # through Envoy, by path
-  curl -H 'Host: {SERVICE}' {gateway}/                    # through Envoy, by host
-  curl {api}/api/v1/services/{SERVICE}                    # what is registered
-  curl '{api}/api/v1/services/{SERVICE}/instance?strategy=random'   # pick one, and why
+  # through Envoy, by path and by host
+  curl {gateway}/{SERVICE}/
+  curl -H 'Host: {SERVICE}' {gateway}/
+
+  # what is registered; one instance picked, and why that one
+  curl {api}/api/v1/services/{SERVICE}
+  curl '{api}/api/v1/services/{SERVICE}/instance?strategy=random'
+
+  # register your own, take it away again
   curl -X POST {api}/api/v1/services -H 'Content-Type: application/json' \\
-       -d '{{"name": "web", "host": "127.0.0.1", "port": 9000}}'   # register your own
-  curl http://127.0.0.1:{admin_port}/clusters             # what Envoy holds
+       -d '{{"name": "mine", "id": "mine-1", "host": "127.0.0.1", "port": 9000}}'
+  curl -X DELETE {api}/api/v1/services/mine/instances/mine-1
+
+  # what Envoy holds, and what it acknowledged
+  curl http://127.0.0.1:{admin_port}/clusters
+  curl {api}/api/v1/proxies
 
 API documentation: {api}/docs   Stop with Ctrl-C.
 ready""")

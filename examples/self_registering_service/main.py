@@ -7,11 +7,13 @@ import argparse
 import asyncio
 import signal
 import sys
+from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-TTL_S = 15
+TTL_S = 30
+CHECK = {"type": "http", "http_path": "/health", "interval": 1, "timeout": 1, "unhealthy_threshold": 2}
 
 
 async def main(name: str, id: str | None, control_plane: str) -> None:  # noqa: A002
@@ -40,26 +42,42 @@ async def main(name: str, id: str | None, control_plane: str) -> None:  # noqa: 
         "port": port,
         "ttl": TTL_S,
         "tags": ["example"],
-        "health_check": {"type": "http", "http_path": "/health", "interval": 5, "timeout": 2},
+        "health_check": CHECK,
         **({"id": id} if id else {}),
     }
-    timeout = aiohttp.ClientTimeout(total=5)
-    async with aiohttp.ClientSession(control_plane, timeout=timeout, raise_for_status=True) as client:
-        async with client.post("/api/v1/services", json=instance) as answer:
-            where = answer.headers["Location"]
+    async with aiohttp.ClientSession(control_plane, timeout=aiohttp.ClientTimeout(total=5)) as client:
+        where = await register(client, instance)
         print(f"registered as {where}, serving on port {port}", flush=True)
         while not stop.is_set():
             try:
                 async with asyncio.timeout(TTL_S / 3):
                     await stop.wait()
             except TimeoutError:
-                async with client.put(f"{where}/heartbeat"):
-                    pass
+                await stay_registered(client, where, instance)
         # Out of the load balancer first, then out of the world: requests on their way still get an answer.
         async with client.delete(where):
             pass
         print("deregistered", flush=True)
     await runner.cleanup()
+
+
+async def register(client: aiohttp.ClientSession, instance: dict[str, Any]) -> str:
+    """Register, and return where; the control plane says in words what it does not like."""
+    async with client.post("/api/v1/services", json=instance) as answer:
+        if answer.status >= 400:
+            sys.exit(f"the control plane refused: {await answer.text()}")
+        return answer.headers["Location"]
+
+
+async def stay_registered(client: aiohttp.ClientSession, where: str, instance: dict[str, Any]) -> None:
+    """Renew the lease; a control plane that is away must not take the service down."""
+    try:
+        async with client.put(f"{where}/heartbeat") as answer:
+            lost = answer.status == 404
+        if lost:
+            await register(client, instance)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        print(f"no heartbeat, trying again: {error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,21 @@ async def test_a_deregistered_instance_gets_no_request_and_none_fails(
         assert traffic.failures == []
 
 
+@BOTH_PROTOCOLS
+async def test_envoy_finds_nothing_to_warn_of(control_plane: ControlPlane, envoy: Envoy, tmp_path: Path) -> None:
+    async with instances(control_plane, "web", "web-1"):
+        await envoy.serves("web", "web-1")
+        await control_plane.policy("web", strategy="consistent_hash")
+        await control_plane.put("late", "web-1", 1)
+
+        async def known() -> bool:
+            return bool(await envoy.hosts("late"))
+
+        await eventually(known, "Envoy has heard of everything")
+
+    assert (tmp_path / "e2e.log").read_text() == ""
+
+
 async def test_the_last_instance_may_go_and_come_back(control_plane: ControlPlane, envoy: Envoy) -> None:
     async with instances(control_plane, "web", "web-1") as started:
         await envoy.serves("web", "web-1")
@@ -198,6 +213,14 @@ async def test_an_instance_is_not_offered_before_its_first_check_passes(
         await control_plane.put("web", "sick", sick.port, health_check=CHECK)
         await envoy.serves("web", "good")
 
+        async def judged() -> bool:
+            async with control_plane.client.get(f"{control_plane.api}/services/web/instances/sick") as answer:
+                return bool((await answer.json())["status"] == "unhealthy")
+
+        await eventually(judged, "the first check has failed")
+        # What is registered after the verdict shows that the verdict has been heard, too.
+        await control_plane.put("other", "good", good.port)
+        await envoy.serves("other", "good")
         assert list(await envoy.hosts("web")) == [f"127.0.0.1:{good.port}"]
 
         sick.healthy = True
