@@ -93,6 +93,32 @@ HostField = Annotated[str, Strict(), AfterValidator(_host)]
 PortField = Annotated[int, Strict(), Field(ge=1, le=65535)]
 WeightField = Annotated[int, Strict(), Field(ge=1, le=1000)]
 Seconds = Annotated[float, Strict(), Field(gt=0, le=86_400, allow_inf_nan=False)]
+Ttl = Annotated[
+    Seconds | None,
+    Field(
+        description="How long the registration lasts without a heartbeat, in seconds: after that the instance is "
+        "deregistered. null = until it is deregistered by a request."
+    ),
+]
+Draining = Annotated[
+    bool,
+    Strict(),
+    Field(
+        description="Whether the instance is on its way out: it is sent no new requests, and those under way are "
+        "finished. Removes nothing by itself."
+    ),
+]
+PanicThreshold = Annotated[
+    float,
+    Strict(),
+    Field(
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Percent of healthy instances. Below that share Envoy uses the unhealthy too, rather than "
+        "overload the few that are left. 0 switches it off: only the healthy are used.",
+    ),
+]
 Tag = Annotated[str, Strict(), Field(min_length=1, max_length=128, pattern=r"^[^,\s]+$")]
 Tags = Annotated[tuple[Tag, ...], BeforeValidator(_unique), BeforeValidator(_as_tuple), Field(max_length=64)]
 MetadataKey = Annotated[str, Strict(), Field(min_length=1, max_length=128)]
@@ -143,19 +169,48 @@ class HealthCheck:
     is involved. `grpc_service` is the service name that grpc.health.v1 is asked for; empty = the server.
     """
 
-    enabled: Annotated[bool, Strict()] = True
-    type: CheckType = CheckType.HTTP
-    http_path: Annotated[str, Strict(), AfterValidator(_http_path), Field(max_length=2048)] = "/health"
-    grpc_service: Text = ""
+    enabled: Annotated[
+        bool,
+        Strict(),
+        Field(description="false keeps these settings but checks nothing: the instance counts as healthy."),
+    ] = True
+    type: Annotated[
+        CheckType,
+        Field(
+            description="http: a GET of `http_path` must answer 2xx; tcp: the port must accept a connection; "
+            "grpc: grpc.health.v1 must say SERVING; script: the executable must exit with 0."
+        ),
+    ] = CheckType.HTTP
+    http_path: Annotated[
+        str,
+        Strict(),
+        AfterValidator(_http_path),
+        Field(max_length=2048, description="What an http check asks for: a path, with a query if need be."),
+    ] = "/health"
+    grpc_service: Annotated[
+        Text, Field(description="The service that a grpc check asks about; empty = the server as a whole.")
+    ] = ""
     script: Annotated[
         tuple[Annotated[str, Strict(), Field(min_length=1, max_length=4096)], ...],
         BeforeValidator(_as_tuple),
-        Field(max_length=32),
+        Field(
+            max_length=32,
+            description="What a script check runs, without a shell: the name of an executable inside "
+            "HEALTH_CHECK_SCRIPTS_DIR, then its arguments.",
+        ),
     ] = ()
-    interval: Seconds | None = None
-    timeout: Seconds | None = None
-    healthy_threshold: Annotated[int, Strict(), Field(ge=1, le=100)] = 1
-    unhealthy_threshold: Annotated[int, Strict(), Field(ge=1, le=100)] = 3
+    interval: Annotated[
+        Seconds | None, Field(description="Seconds from one check to the next; null = HEALTH_CHECK_INTERVAL.")
+    ] = None
+    timeout: Annotated[
+        Seconds | None, Field(description="Seconds after which a check has failed; null = HEALTH_CHECK_TIMEOUT.")
+    ] = None
+    healthy_threshold: Annotated[
+        int, Strict(), Field(ge=1, le=100, description="How many checks in a row must pass before it is healthy again.")
+    ] = 1
+    unhealthy_threshold: Annotated[
+        int, Strict(), Field(ge=1, le=100, description="How many checks in a row must fail before it is unhealthy.")
+    ] = 3
 
     @model_validator(mode="after")
     def _script_has_argv(self) -> "HealthCheck":
@@ -177,8 +232,8 @@ class Instance:
     tags: Tags = ()
     metadata: Metadata = field(default_factory=dict)
     weight: WeightField = 1
-    ttl: Seconds | None = None
-    draining: Annotated[bool, Strict()] = False
+    ttl: Ttl = None
+    draining: Draining = False
     locality: Locality = field(default_factory=Locality)
     health_check: HealthCheck | None = None
 
@@ -306,7 +361,7 @@ class Policy:
     strategy: Strategy = Strategy.WEIGHTED_ROUND_ROBIN
     consistent_hash: ConsistentHash | None = None
     least_connections: LeastConnections | None = None
-    panic_threshold: Annotated[float, Strict(), Field(ge=0, le=100, allow_inf_nan=False)] = 50.0
+    panic_threshold: PanicThreshold = 50.0
     connect_timeout: Annotated[float, Strict(), Field(ge=0.001, le=300, allow_inf_nan=False)] = 5.0
     timeout: Annotated[float, Strict(), AfterValidator(_timeout), Field(ge=0, le=86_400, allow_inf_nan=False)] = 15.0
 
