@@ -15,14 +15,17 @@ from controlplane.health import CheckReport
 from controlplane.model import (
     CheckType,
     ConsistentHash,
+    Draining,
     HealthCheck,
     HealthStatus,
     Instance,
     LeastConnections,
     Locality,
     MetadataValue,
+    PanicThreshold,
     Policy,
     Strategy,
+    Ttl,
 )
 from controlplane.readiness import Health
 
@@ -58,8 +61,8 @@ class InstanceView:
     tags: tuple[str, ...]
     metadata: Mapping[str, MetadataValue]
     weight: int
-    ttl: float | None
-    draining: bool
+    ttl: Ttl
+    draining: Draining
     locality: Locality
     health_check: HealthCheckView | None
     status: HealthStatus
@@ -158,7 +161,7 @@ class PolicyView:
     strategy: Strategy
     consistent_hash: ConsistentHash | None
     least_connections: LeastConnections | None
-    panic_threshold: float
+    panic_threshold: PanicThreshold
     connect_timeout: float
     timeout: float
 

@@ -51,6 +51,29 @@ async def test_path_parameters_are_described(document):
             assert described == path_parameters(path), path
 
 
+def one_of(*, model: str, fields: str) -> list[Any]:
+    return [pytest.param(model, field, id=f"{field} of {model}") for field in fields.split()]
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        *one_of(model="Policy", fields="panic_threshold"),
+        *one_of(model="PolicyView", fields="panic_threshold"),
+        *one_of(model="Instance", fields="ttl draining"),
+        *one_of(model="InstanceView", fields="ttl draining"),
+        *one_of(model="PatchInstanceBody", fields="ttl draining"),
+        *one_of(model="HealthCheck", fields="enabled type http_path grpc_service script interval timeout"),
+        *one_of(model="HealthCheck", fields="healthy_threshold unhealthy_threshold"),
+    ],
+)
+async def test_what_a_name_does_not_say_is_described(document, model, field):
+    schema = document["components"]["schemas"][model]["properties"][field]
+    descriptions = [part.get("description", "") for part in (schema, *schema.get("anyOf", ()))]
+
+    assert any(len(text) > 30 for text in descriptions), schema
+
+
 def test_operation_ids_are_unique():
     ids = [operation.id for operation in OPERATIONS]
     assert len(ids) == len(set(ids))
