@@ -61,26 +61,31 @@ class Step(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Let a type take a step, once no response of the types in `after` is unanswered."""
+    """Let a type take a step, once no response of the types in `after` is unanswered.
+
+    Of the types in `first` it waits for no more than the first answer about each name. They may change without
+    end, and a wait for their newest version would never be over.
+    """
 
     type_url: str
     step: Step
     after: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
 
 
-_ALL = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+_REST = (CLUSTER, LISTENER, ROUTE)
 
 # Assignments follow clusters on the wire but do not wait for their ACK: Envoy withholds that ACK for as long
 # as a cluster is warming, and the cluster warms until its assignment arrives.
 ORDER = (
     Row(CLUSTER, Step.MAKE),
     Row(ENDPOINT, Step.MAKE),
-    Row(LISTENER, Step.MAKE, after=(CLUSTER, ENDPOINT)),
-    Row(ROUTE, Step.MAKE, after=(CLUSTER, ENDPOINT, LISTENER)),
-    Row(LISTENER, Step.BREAK, after=_ALL),
-    Row(ROUTE, Step.BREAK, after=_ALL),
-    Row(CLUSTER, Step.BREAK, after=_ALL),
-    Row(ENDPOINT, Step.BREAK, after=_ALL),
+    Row(LISTENER, Step.MAKE, after=(CLUSTER,), first=(ENDPOINT,)),
+    Row(ROUTE, Step.MAKE, after=(CLUSTER, LISTENER), first=(ENDPOINT,)),
+    Row(LISTENER, Step.BREAK, after=_REST, first=(ENDPOINT,)),
+    Row(ROUTE, Step.BREAK, after=_REST, first=(ENDPOINT,)),
+    Row(CLUSTER, Step.BREAK, after=_REST, first=(ENDPOINT,)),
+    Row(ENDPOINT, Step.BREAK, after=_REST),
 )
 
 

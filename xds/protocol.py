@@ -249,16 +249,29 @@ class Stream:
             sub = self._subscriptions.get(row.type_url)
             if sub is None or not sub.free:
                 continue
-            if any(other in self._subscriptions and not self._subscriptions[other].free for other in row.after):
+            if self._waits(row, self._target):
                 continue
-            if (response := self._take(sub, row.step, self._target)) is not None:
+            step = row.step
+            if sub.leaving and any(self._may_break(other, row, self._target) for other in self._rows):
+                step |= Step.BREAK  # a type that changes without end would never come to its removals
+            if (response := self._take(sub, step, self._target)) is not None:
                 return response
         return None
+
+    def _waits(self, row: Row, snapshot: Snapshot) -> bool:
+        subs = self._subscriptions
+        return any(url in subs and not subs[url].free for url in row.after) or any(
+            url in subs and subs[url].awaits(snapshot.of_type(url)) for url in row.first
+        )
+
+    def _may_break(self, row: Row, making: Row, snapshot: Snapshot) -> bool:
+        return row.type_url == making.type_url and Step.BREAK in row.step and not self._waits(row, snapshot)
 
     def _take(self, sub: Subscription, step: Step, snapshot: Snapshot) -> Response | None:
         target = snapshot.of_type(sub.kind.type_url)
         changes: dict[str, Resource | None] = {}
         answer = False
+        asked = frozenset(sub.owed)
         if Step.MAKE in step and (sub.dirty or sub.owed or sub.answer or sub.suspects):
             changes = self._made(sub, target)
             answer, sub.answer = sub.answer, False
@@ -268,7 +281,8 @@ class Stream:
             if sub.settled:
                 sub.since = None  # it changed and changed back: nothing to tell (P-05)
             return None
-        return self._response(sub, target, changes, snapshot.revision)
+        first = not asked.isdisjoint(changes) or any(map(sub.never_answered, changes))
+        return self._response(sub, target, changes, snapshot.revision, first=first)
 
     def _made(self, sub: Subscription, target: ResourceSet) -> dict[str, Resource | None]:
         """Work out what the client is to be told of what exists, and of what it asks for in vain."""
@@ -389,7 +403,7 @@ class Stream:
         )
 
     def _response(
-        self, sub: Subscription, target: ResourceSet, changes: dict[str, Resource | None], revision: str
+        self, sub: Subscription, target: ResourceSet, changes: dict[str, Resource | None], revision: str, *, first: bool
     ) -> Response:
         sub.supersede()
         version = target.version
@@ -410,7 +424,7 @@ class Stream:
                 self._owe_children(resource)
         self._sent += 1
         sub.nonce = str(self._sent)
-        sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since)
+        sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since, first)
         sub.since = None
         return Response(
             type_url=sub.kind.type_url,

@@ -19,7 +19,8 @@ WILDCARD = "*"
 class Pending:
     """Remember the unanswered response of a type, as the change it makes to what the client holds.
 
-    `kept` are the names in doubt that it tells at the version which the client acknowledged before.
+    `kept` are the names in doubt that it tells at the version which the client acknowledged before. `first` says
+    whether it tells the client what it waits for: something that it asked for, or was never told before.
     """
 
     nonce: str
@@ -28,6 +29,7 @@ class Pending:
     changes: dict[str, Resource | None]
     kept: tuple[str, ...]
     offered_at: float | None
+    first: bool
     released: bool = False
 
 
@@ -93,6 +95,23 @@ class Subscription:
     def settled(self) -> bool:
         """Say whether nothing is unanswered, owed or waiting to go."""
         return self.pending is None and not (self.dirty or self.owed or self.answer or self.suspects or self.leaving)
+
+    def awaits(self, target: ResourceSet) -> bool:
+        """Say whether the client still waits for the first answer about a name.
+
+        It does for what is owed, and for what it holds nothing of; a newer version of what it holds is none.
+        """
+        if self.free:
+            return False
+        if self.owed or (self.pending is not None and self.pending.first):
+            return True
+        tried = chain(self.dirty, *self.suspects)
+        return any(name in target and self.never_answered(name) for name in tried)
+
+    def never_answered(self, name: str) -> bool:
+        """Say whether the client has never answered for content of a name, neither way."""
+        have = self.held.get(name)
+        return name not in self.doubt and (have is None or self.is_absence(name, have.version))
 
     def replace(self, names: frozenset[str]) -> tuple[Collection[str], Collection[str]]:
         """Take a SotW list of names; return what was added and dropped.
