@@ -312,9 +312,6 @@ class Stream:
                         sub.foreign.discard(name)
                         sub.held[name] = want
                     continue
-            if have is not None and self._leans_on_refused(want):
-                later.add(name)
-                continue
             size += len(want.body) + len(name) + _FRAME_BYTES
             if split and changes and size > self._max_response_bytes:
                 later.add(name)  # the rest goes after the ACK of this part (D-14, F-02)
@@ -388,20 +385,6 @@ class Stream:
                     used |= resource.refs & keys
         return {name for _, name in used}
 
-    def _leans_on_refused(self, resource: Resource) -> bool:
-        """Say whether a resource refers to one that the client refused and has in no version (O-06).
-
-        Then the client keeps the older version that it has. One that it has in no version is sent all the
-        same: a route table with one dead route is better than none.
-        """
-        refusing = {url: sub for url, sub in self._subscriptions.items() if sub.refused}
-        if not refusing:
-            return False
-        return any(
-            type_url in refusing and name in refusing[type_url].refused and name not in refusing[type_url].held
-            for type_url, name in resource.refs
-        )
-
     def _response(
         self, sub: Subscription, target: ResourceSet, changes: dict[str, Resource | None], revision: str, *, first: bool
     ) -> Response:
@@ -439,7 +422,7 @@ class Stream:
     def _whole(self, sub: Subscription, target: ResourceSet, as_held: AbstractSet[str]) -> ResourceSet:
         """Assemble the full state of a SotW type: the target, but `as_held` as the client has it.
 
-        That is what it refused, what is withheld, and what cannot go yet.
+        That is what it refused, and what cannot go yet.
         """
         whole = target if sub.wildcard else ResourceSet(target[name] for name in sub.names if name in target)
         if not as_held:

@@ -397,7 +397,7 @@ SOTW = {
         > RDS ack 5
         < CDS [b@1] nonce=6
     """,
-    "O-06 a route to a cluster that was refused waits, and the old one stays": """
+    "O-06 a route to a cluster that was refused goes all the same, for it is the route to the others too": """
         = sotw
         = offer CDS a@1, RDS r@1>a
         > CDS []
@@ -406,13 +406,34 @@ SOTW = {
         > RDS [r]
         < RDS [r@1] nonce=2
         > RDS ack 2
-        = offer CDS b@1, RDS r@2>b
+        = offer CDS b@1, RDS r@2>a,b
         < CDS [a@1 b@1] nonce=3
-        > CDS nack 3 b is bad
-        = offer CDS b@2
-        < CDS [a@1 b@2] nonce=4
+        > CDS nack 3 Error adding/updating cluster(s) b: no
+        < RDS [r@2] nonce=4
+        > RDS ack 4
+        = offer CDS c@1, RDS r@3>a,b,c
+        < CDS [a@1 c@1] nonce=5
+        > CDS ack 5
+        < RDS [r@3] nonce=6
+        > RDS ack 6
+    """,
+    "O-06 a cluster that the client refuses in a newer version stays in the older one while a route needs it": """
+        = sotw
+        = offer CDS a@1, RDS r@1>a
+        > CDS []
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > RDS [r]
+        < RDS [r@1] nonce=2
+        > RDS ack 2
+        = offer CDS a@2
+        < CDS [a@2] nonce=3
+        > CDS nack 3 Error adding/updating cluster(s) a: no
+        = offer CDS b@1, RDS r@2>a,b
+        < CDS [a@1 b@1] nonce=4
         > CDS ack 4
         < RDS [r@2] nonce=5
+        > RDS ack 5
     """,
     "O-06 an answer that never comes stops nobody for ever": """
         = sotw

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -62,11 +62,15 @@ def assignment(parent: Resource, port: int) -> Resource:
     return Resource.of(parent.name, bytes(message), parent_version=parent.version)
 
 
-def route(to: str) -> Resource:
+def routes(to: Sequence[str]) -> Resource:
+    """Lead `/a/` to the cluster `a`, in the one table that all share."""
     host = VirtualHost(
-        name="all", domains=["*"], routes=[Route(match=RouteMatch(prefix="/"), route=RouteAction(cluster=to))]
+        name="all",
+        domains=["*"],
+        routes=[Route(match=RouteMatch(prefix=f"/{name}/"), route=RouteAction(cluster=name)) for name in to],
     )
-    return Resource.of("gateway", bytes(RouteConfiguration(name="gateway", virtual_hosts=[host])), refs=[(CLUSTER, to)])
+    body = bytes(RouteConfiguration(name="gateway", virtual_hosts=[host]))
+    return Resource.of("gateway", body, refs=[(CLUSTER, name) for name in to])
 
 
 def listener() -> Resource:
@@ -86,16 +90,38 @@ def listener() -> Resource:
     return Resource.of("gateway", bytes(message), refs=[(ROUTE, "gateway")])
 
 
-def snapshot(revision: str, clusters: list[Resource], to: str, *, port: int = 1) -> Snapshot:
+def snapshot(revision: str, clusters: list[Resource], *to: str, port: int = 1) -> Snapshot:
     return Snapshot(
         {
             CLUSTER: ResourceSet(clusters),
             ENDPOINT: ResourceSet(assignment(each, port) for each in clusters),
             LISTENER: ResourceSet([listener()]),
-            ROUTE: ResourceSet([route(to)]),
+            ROUTE: ResourceSet([routes(to)]),
         },
         revision,
     )
+
+
+async def status(port: int, path: str) -> int:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.readline()
+    writer.close()
+    return int(answer.split()[1])
+
+
+@asynccontextmanager
+async def upstream() -> AsyncIterator[int]:
+    """Answer every request with 200; yield the port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 class Watching:
@@ -140,6 +166,11 @@ class Envoy:
                 return str(answer.read().decode())
 
         return await asyncio.to_thread(fetch)
+
+    async def gateway(self) -> int:
+        """Tell the port that the listener got."""
+        (found,) = json.loads(await self.get("/listeners?format=json"))["listener_statuses"]
+        return int(found["local_address"]["socket_address"]["port_value"])
 
     async def stats(self, pattern: str) -> dict[str, int]:
         found = json.loads(await self.get(f"/stats?format=json&filter={pattern}"))["stats"]
@@ -235,7 +266,7 @@ async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_nev
     )
     port = await server.start("127.0.0.1", 0)
     try:
-        async with envoy(tmp_path, port, delta=delta) as proxy:
+        async with upstream() as http_port, envoy(tmp_path, port, delta=delta) as proxy:
             await heard.acked(ROUTE, "r1")
 
             # A cluster changes, its endpoints do not: Envoy warms it until its assignment comes again (O-01).
@@ -251,8 +282,8 @@ async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_nev
                     await asyncio.sleep(0.02)
 
             # The client refuses one of two new clusters: the other gets through, and it is said which and why.
-            bad = Resource.of("bad", b"\x0a\x03bad\x22\x02\x08\x00", refs=[])  # connect_timeout 0 s
-            cache.set("edge", snapshot("r4", [cluster("b"), cluster("c"), bad, cluster("d")], "c"))
+            bad = cluster("bad", connect_ms=0)
+            cache.set("edge", snapshot("r4", [cluster("b"), cluster("c"), bad, cluster("d")], "c", "bad", "d"))
             refusal = await heard.nacked()
 
             assert "bad" in refusal.names
@@ -260,6 +291,20 @@ async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_nev
             async with asyncio.timeout(_START_S):
                 while "d::" not in await proxy.get("/clusters"):
                     await asyncio.sleep(0.02)
+
+            # The one route table refers to what was refused. It follows all the same, and so does what comes later.
+            await heard.acked(ROUTE, "r4")
+            clusters = [cluster("b"), cluster("c"), bad, cluster("d"), cluster("e")]
+            cache.set("edge", snapshot("r5", clusters, "c", "bad", "d", "e", port=http_port))
+            await heard.acked(ROUTE, "r5")
+            gateway = await proxy.gateway()
+            async with asyncio.timeout(_START_S):
+                while await status(gateway, "/e/") != 200:
+                    await asyncio.sleep(0.02)
+
+            assert await status(gateway, "/d/") == 200
+            assert await status(gateway, "/bad/") == 503
+            assert await status(gateway, "/unknown/") == 404
             stats = await proxy.stats("warming|update_rejected|init_fetch_timeout|connected_state")
 
             assert stats["cluster_manager.warming_clusters"] == 0
