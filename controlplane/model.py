@@ -177,8 +177,8 @@ class HealthCheck:
     type: Annotated[
         CheckType,
         Field(
-            description="http: a GET of `http_path` must answer 2xx; tcp: the port must accept a connection; "
-            "grpc: grpc.health.v1 must say SERVING; script: the executable must exit with 0."
+            description="http: a GET of `http_path` must answer 2xx (429 = degraded); tcp: the port must accept a "
+            "connection; grpc: grpc.health.v1 must say SERVING; script: it must exit with 0 (1 = degraded)."
         ),
     ] = CheckType.HTTP
     http_path: Annotated[
