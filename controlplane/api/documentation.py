@@ -44,6 +44,11 @@ async def style(_: Edge, __: web.Request) -> web.Response:
     return _file("docs.css", "text/css")
 
 
+async def icon(_: Edge, __: web.Request) -> web.Response:
+    """Answer with the icon that browsers ask for beside any page, so that none of them notes a 404."""
+    return _file("icon.svg", "image/svg+xml")
+
+
 def _file(name: str, content_type: str) -> web.Response:
     data = files("controlplane.api").joinpath("static", name).read_bytes()
     headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
@@ -99,5 +104,14 @@ OPERATIONS = (
         summary="Get the page's style sheet",
         handler=style,
         answers=(Answer(status=200, description="The style sheet.", media_type="text/css"),),
+    ),
+    Operation(
+        method="GET",
+        path="/favicon.ico",
+        id="icon",
+        group=DOCUMENTATION,
+        summary="Get the page's icon",
+        handler=icon,
+        answers=(Answer(status=200, description="The icon.", media_type="image/svg+xml"),),
     ),
 )

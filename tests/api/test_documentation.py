@@ -262,6 +262,7 @@ async def test_every_real_answer_is_as_described(start):
     await ask("GET", "/readyz", 503)
     for file in ("docs.js", "docs.css"):
         await ask("GET", f"/docs/{file}", 200)
+    await ask("GET", "/favicon.ico", 200)
     await it.json("GET", "/docs/other.js", 404)
     await ask("GET", f"{base}/events", 200)
     await ask("GET", f"{base}/events?x=1", 400)

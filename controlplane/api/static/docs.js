@@ -13,13 +13,17 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-function named(schema) {
+function named(schema, schemas) {
   if (!schema) return "";
-  if (schema.$ref) return schema.$ref.split("/").pop();
-  if (schema.allOf) return schema.allOf.map(named).join(" & ");
-  if (schema.anyOf) return schema.anyOf.map(named).join(" | ");
+  if (schema.$ref) {
+    const name = schema.$ref.split("/").pop();
+    return schemas[name]?.enum ? named(schemas[name], schemas) : name;
+  }
+  if (schema.allOf) return schema.allOf.map((part) => named(part, schemas)).join(" & ");
+  if (schema.anyOf) return schema.anyOf.map((part) => named(part, schemas)).join(" | ");
   if (schema.enum) return schema.enum.join(" | ");
-  if (schema.type === "array") return `list of ${named(schema.items) || "anything"}`;
+  if (schema.const !== undefined) return String(schema.const);
+  if (schema.type === "array") return `list of ${named(schema.items, schemas) || "anything"}`;
   return schema.type || "anything";
 }
 
@@ -27,23 +31,28 @@ function table(headings, rows) {
   if (rows.length === 0) return null;
   return element("table", {},
     element("thead", {}, element("tr", {}, ...headings.map((text) => element("th", { scope: "col" }, text)))),
-    element("tbody", {}, ...rows.map((cells) => element("tr", {}, ...cells.map((cell) => element("td", {}, cell))))));
+    element("tbody", {}, ...rows.map((cells) => element("tr", {}, ...cells.map((cell) => element("td", {}, ...[cell].flat()))))));
 }
 
 function code(text) {
   return element("code", {}, text);
 }
 
-function fields(name, schema) {
+// What stands between backticks becomes code.
+function prose(text) {
+  return (text || "").split(/`([^`]+)`/).map((part, index) => (index % 2 ? code(part) : part));
+}
+
+function fields(name, schema, schemas) {
   const required = new Set(schema.required || []);
   const rows = Object.entries(schema.properties || {}).map(([field, inner]) => [
     code(field),
-    named(inner),
-    [required.has(field) ? "required" : "", inner.readOnly ? "read-only" : "", inner.description || ""]
-      .filter(Boolean).join("; "),
+    named(inner, schemas),
+    prose([required.has(field) ? "required" : "", inner.readOnly ? "read-only" : "", inner.description || ""]
+      .filter(Boolean).join("; ")),
   ]);
   return element("details", {}, element("summary", {}, `Fields of ${name}`),
-    element("div", { class: "inside" }, element("p", {}, schema.description || ""),
+    element("div", { class: "inside" }, element("p", {}, ...prose(schema.description)),
       table(["field", "type", ""], rows)));
 }
 
@@ -121,26 +130,28 @@ function tryIt(path, method, operation) {
 
 function drawn(path, method, operation, schemas) {
   const parameters = (operation.parameters || []).map((parameter) => [
-    code(parameter.name), parameter.in, named(parameter.schema), parameter.description,
+    code(parameter.name), parameter.in, named(parameter.schema, schemas), prose(parameter.description),
   ]);
   const answers = Object.entries(operation.responses).map(([status, answer]) => [
-    code(status), answer.description,
-    Object.entries(answer.content || {}).map(([type, of]) => `${type}: ${named(of.schema)}`).join(", "),
+    code(status), prose(answer.description),
+    Object.entries(answer.content || {}).map(([type, of]) => `${type}: ${named(of.schema, schemas)}`).join(", "),
   ]);
-  const models = [...referenced([operation.requestBody, operation.responses], schemas)];
+  const models = [...referenced([operation.requestBody, operation.responses], schemas)].filter(
+    (name) => !schemas[name].enum);
+  const words = [method, path, operation.summary, operation.operationId, operation.description,
+    ...(operation.parameters || []).flatMap(({ name, description }) => [name, description])];
   const inside = element("div", { class: "inside" });
-  const details = element("details", { id: operation.operationId, "data-words":
-    `${method} ${path} ${operation.summary} ${operation.operationId}`.toLowerCase() },
+  const details = element("details", { id: operation.operationId, "data-words": words.join(" ").toLowerCase() },
     element("summary", {}, element("span", { class: "method" }, method), element("span", { class: "path" }, path),
       element("span", { class: "what" }, operation.summary)),
     inside);
   details.addEventListener("toggle", () => {
     if (!details.open || inside.hasChildNodes()) return;
     inside.append(...[
-      element("p", {}, operation.description || operation.summary),
+      element("p", {}, ...prose(operation.description || operation.summary)),
       table(["parameter", "in", "type", ""], parameters),
       table(["answer", "", "content"], answers),
-      ...models.map((name) => fields(name, schemas[name])),
+      ...models.map((name) => fields(name, schemas[name], schemas)),
       tryIt(path, method, operation),
     ].filter(Boolean));
   });
@@ -168,7 +179,7 @@ async function start() {
     return;
   }
   document.getElementById("title").textContent = `${api.info.title} ${api.info.version}`;
-  document.getElementById("about").textContent = api.info.description;
+  document.getElementById("about").replaceChildren(...prose(api.info.description));
   const sections = new Map(api.tags.map(({ name }) => [name, element("section", {}, element("h2", {}, name))]));
   for (const [path, methods] of Object.entries(api.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
@@ -178,7 +189,7 @@ async function start() {
   main.replaceChildren(...sections.values());
   document.getElementById("problems").append(element("h2", {}, "problem types"),
     ...api["x-problem-types"].map((kind) => element("p", { id: kind.type.split("#")[1] },
-      element("strong", {}, `${kind.status} ${kind.title}`), ` (${kind.type}) – ${kind.description}`)));
+      element("strong", {}, `${kind.status} ${kind.title}`), ` (${kind.type}) – `, ...prose(kind.description))));
   document.getElementById("find").addEventListener("input", (event) =>
     filter(event.target.value.toLowerCase().split(/\s+/).filter(Boolean)));
   const wanted = location.hash.slice(1);
