@@ -33,7 +33,7 @@ from xds.messages import (
     Subscribed,
 )
 from xds.order import KINDS, ORDER, Kind, Row, Step, one_row
-from xds.subscription import WILDCARD, Pending, Subscription, named_in
+from xds.subscription import WILDCARD, Pending, Subscription, culprit_in, named_in
 from xds.types import CLUSTER, Resource, ResourceSet, Snapshot
 
 __all__ = [
@@ -57,7 +57,6 @@ __all__ = [
     "Stream",
     "Subscribed",
     "Subscription",
-    "named_in",
     "one_row",
 ]
 
@@ -194,8 +193,12 @@ class Stream:
         sub.pending = None
         about = {"type_url": request.type_url, "version": pending.version, "nonce": pending.nonce}
         if request.error is not None:
-            named = named_in(request.error.message, pending.changes)
-            self._reject(sub, pending, named, split=self._delta)
+            split = self._delta or not sub.kind.full
+            culprit = culprit_in(request.error.message, pending.changes)
+            named = {culprit} if culprit is not None else set()
+            if split and not named:
+                named = named_in(request.error.message, pending.changes)
+            self._reject(sub, pending, named, split=split)
             code, message = request.error.code, request.error.message
             names = tuple(sorted(named or pending.changes))
             return [Nacked(**about, revision=pending.revision, names=names, code=code, message=message)]

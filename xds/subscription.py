@@ -4,6 +4,7 @@ State and the rules that change it; what is sent when is `xds.protocol`'s. SotW 
 edits the names, and in how a refusal is followed up.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from xds.order import Kind
 from xds.types import Resource, ResourceSet
 
 WILDCARD = "*"
+_LISTED = re.compile(r"Error adding/updating (?:cluster|listener)\(s\) |resource index \d+: ")
+_QUOTED = re.compile(r'^(?:cluster_)?name: "([^"]*)"', re.MULTILINE)  # indented is a name of something else
 
 
 @dataclass(slots=True)
@@ -227,9 +230,10 @@ class Subscription:
     def reject(self, pending: Pending, named: AbstractSet[str], *, split: bool) -> None:
         """Remember a refusal so that it is never repeated unchanged, and go on with what is not suspect (law 6).
 
-        Delta (`split`): halve the batch until the bad resource stands alone; a client that refuses for ever
-        sees at most 2k - 1 responses for k resources. SotW: quarantine what the client `named`, or else all
-        as one set which is offered again when any of it changes; the rest goes in one corrective response.
+        Where absence does not delete (`split`): halve the batch until the bad resource stands alone; a client that
+        refuses for ever sees at most 2k - 1 responses for k resources. `named` only orders the halves. Else
+        quarantine what the client `named`, or all as one set which is offered again when any of it changes; the
+        rest goes in a corrective response. What is left out of that is deleted, so no guess may be among `named`.
         """
         changes = {name: resource for name, resource in pending.changes.items() if self.wants(name)}
         self.doubt.update(changes)
@@ -299,8 +303,25 @@ def _continues(beside: str) -> bool:
     return beside.isalnum() or beside in ("_", "-")
 
 
+def culprit_in(message: str, names: Collection[str]) -> str | None:
+    """Find the name that an error message gives to what was refused, in one of the places made for it.
+
+    Envoy lists it (`Error adding/updating cluster(s) web: …`) or quotes the whole resource, whose name then stands
+    at the beginning of a line; gRPC counts (`resource index 0: web: …`). Only the first is told: what else is bad
+    comes with the next refusal, while a list cannot be told from the words of an error.
+    """
+    for listed in _LISTED.finditer(message):
+        found = [name for name in names if name and message.startswith(f"{name}: ", listed.end())]
+        if found:
+            return max(found, key=len)
+    return next((name for name in _QUOTED.findall(message) if name in names), None)
+
+
 def named_in(message: str, names: Iterable[str]) -> set[str]:
-    """Find the names that an error message speaks of, longest first, so that `web` is not found in `web-2`."""
+    """Find the names that an error message contains, longest first, so that `web` is not found in `web-2`.
+
+    A guess, for Envoy quotes what it refuses: a service that is called `type` or `ads` is in many messages.
+    """
     found = set()
     for name in sorted(names, key=len, reverse=True):
         start = message.find(name) if name else -1

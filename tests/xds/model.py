@@ -85,7 +85,11 @@ class Client:
             self.warming = (self.warming | changed) & state.held.keys()
         if url == ENDPOINT:
             self.warming -= good.keys()
-        said = f"refused: {', '.join(bad)}" if self.names_culprits else "something is wrong"
+        said = (
+            f"Error adding/updating cluster(s) {': no, '.join(bad)}: no"
+            if self.names_culprits
+            else "something is wrong"
+        )
         out = [self._answer(response, Error(13, said) if bad else None)]
         return out + self._follow(url)
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.xds.transcript import Replay
 from xds.cache import changes_between
-from xds.protocol import Acked, Closed, DeltaRequest, SotwRequest, Stream, named_in
+from xds.protocol import Acked, Closed, DeltaRequest, SotwRequest, Stream
+from xds.subscription import culprit_in, named_in
 from xds.types import CLUSTER, ENDPOINT, Resource, ResourceSet, Snapshot
 
 pytestmark = pytest.mark.unit
@@ -94,7 +95,7 @@ SOTW = {
         > CDS ack 1
         = offer CDS a@2
         < CDS [a@2] nonce=2
-        > CDS nack 2 a is bad
+        > CDS nack 2 Error adding/updating cluster(s) a: no
         = offer CDS a@3
         < CDS [a@3] nonce=3
     """,
@@ -104,7 +105,7 @@ SOTW = {
         > CDS []
         < CDS [a@1] nonce=1
         = offer CDS a@2
-        > CDS nack 1 a is bad
+        > CDS nack 1 Error adding/updating cluster(s) a: no
         < CDS [a@2] nonce=2
     """,
     "T-05 an unknown type is met with silence, and the others go on": """
@@ -495,7 +496,7 @@ SOTW = {
         = offer CDS a@1 b@1 c@1
         > CDS []
         < CDS [a@1 b@1 c@1] nonce=1
-        > CDS nack 1 cluster b: connect_timeout must be positive
+        > CDS nack 1 Error adding/updating cluster(s) b: connect_timeout must be positive
         < CDS [a@1 c@1] nonce=2
         > CDS ack 2
         = offer CDS c@2
@@ -503,6 +504,38 @@ SOTW = {
         > CDS ack 3
         = offer CDS b@2
         < CDS [a@1 b@2 c@2] nonce=4
+    """,
+    "P-03 a word in the error is not a culprit: services are called ads, name and type": """
+        = sotw
+        = offer CDS ads@1 bad@1 name@1 type@1
+        > CDS []
+        < CDS [ads@1 bad@1 name@1 type@1] nonce=1
+        > CDS nack 1 Error adding/updating cluster(s) bad: name: "bad" type: EDS eds_config { ads {} }
+        ! Nacked
+        < CDS [ads@1 name@1 type@1] nonce=2
+        > CDS ack 2
+    """,
+    "P-03 a guess leaves nothing out: who is deleted by absence is named in the right place or not at all": """
+        = sotw
+        = offer CDS ads@1 bad@1
+        > CDS []
+        < CDS [ads@1 bad@1] nonce=1
+        > CDS nack 1 ads has no idea what is wrong
+    """,
+    "P-03 where absence deletes nothing a refused batch is halved": """
+        = sotw
+        = offer EDS ads@1 bad@1 web@1
+        > EDS [ads bad web]
+        < EDS [ads@1 bad@1 web@1] nonce=1
+        > EDS nack 1 ads and bad
+        < EDS [web@1] nonce=2
+        > EDS ack 2
+        < EDS [ads@1 bad@1] nonce=3
+        > EDS nack 3 ads and bad
+        < EDS [ads@1] nonce=4
+        > EDS ack 4
+        < EDS [bad@1] nonce=5
+        > EDS nack 5 ads and bad
     """,
     "P-03 where nobody is named the whole set is refused, and offered again when any of it changes": """
         = sotw
@@ -942,8 +975,45 @@ def test_delta(text: str) -> None:
         ("clusters aa and ab", {"a"}, set()),
     ],
 )
-def test_error_messages_name_their_culprits(message: str, names: set[str], found: set[str]) -> None:
+def test_error_messages_contain_names(message: str, names: set[str], found: set[str]) -> None:
     assert named_in(message, names) == found
+
+
+QUOTED = """goo.gle/debugonly
+name: "bad"
+type: EDS
+eds_cluster_config {
+  eds_config {
+    ads {
+    }
+  }
+}
+load_balancing_policy {
+  policies {
+    typed_extension_config {
+      name: "nested"
+    }
+  }
+}
+: Proto constraint validation failed (ClusterValidationError.ConnectTimeout: value must be greater than 0s)"""
+
+
+@pytest.mark.parametrize(
+    ("message", "culprit"),
+    [
+        pytest.param(QUOTED, "bad", id="Envoy quotes the cluster"),
+        pytest.param(QUOTED.replace('name: "bad"', 'cluster_name: "bad"'), "bad", id="Envoy quotes the endpoints"),
+        pytest.param(f"Error adding/updating cluster(s) ads: {QUOTED}", "ads", id="Envoy lists it, and quotes more"),
+        pytest.param("Error adding/updating listener(s) bad: no\n", "bad", id="Envoy lists a listener"),
+        pytest.param("Error adding/updating cluster(s) bad-2: no", "bad-2", id="the whole name counts"),
+        pytest.param("Error adding/updating cluster(s) bad: no, name: no", "bad", id="one after the other"),
+        pytest.param("validation errors: [resource index 3: bad: INVALID_ARGUMENT]", "bad", id="gRPC counts"),
+        pytest.param("the bad name of a type", None, id="words are no names"),
+        pytest.param(QUOTED.replace('"bad"', '"unknown"'), None, id="of what was not sent there is no culprit"),
+    ],
+)
+def test_an_error_has_a_culprit_where_it_says_so(message: str, culprit: str | None) -> None:
+    assert culprit_in(message, {"ads", "bad", "bad-2", "name", "nested", "type", ""}) == culprit
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])

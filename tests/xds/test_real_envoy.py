@@ -314,3 +314,38 @@ async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_nev
             assert 1 <= stats["cluster_manager.cds.update_rejected"] <= 3
     finally:
         await server.stop(0.0)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+async def test_services_whose_names_are_words_of_an_error_are_not_taken_for_the_refused_one(
+    tmp_path: Path, delta: bool
+) -> None:
+    heard = Watching()
+    cache = SnapshotCache()
+    words = ("ads", "name", "type", "value")
+    good = [cluster(name) for name in words]
+    cache.set("edge", snapshot("r1", good, *words))
+    server = XdsServer(cache, group_of=lambda node: node.cluster, ready=lambda: True, identifier="test", on_event=heard)
+    port = await server.start("127.0.0.1", 0)
+    try:
+        async with upstream() as http_port, envoy(tmp_path, port, delta=delta) as proxy:
+            await heard.acked(ROUTE, "r1")
+            good = [cluster(name, connect_ms=700) for name in (*words, "com")]
+            bad = cluster("bad", connect_ms=0)
+            cache.set("edge", snapshot("r2", [*good, bad], *words, "com", "bad", port=http_port))
+            refusal = await heard.nacked()
+
+            assert refusal.names == ("bad",)
+            assert "ads {" in refusal.message
+
+            await heard.acked(CLUSTER, "r2")
+            await heard.acked(ROUTE, "r2")
+            gateway = await proxy.gateway()
+            async with asyncio.timeout(_START_S):
+                for name in (*words, "com"):
+                    while await status(gateway, f"/{name}/") != 200:
+                        await asyncio.sleep(0.02)
+
+            assert await status(gateway, "/bad/") == 503
+    finally:
+        await server.stop(0.0)
