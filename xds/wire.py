@@ -11,7 +11,6 @@ Field numbers are those of `envoy/service/discovery/v3/discovery.proto` and `env
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from types import MappingProxyType
 
 from xds.protocol import DeltaRequest, Error, Request, Response, SotwRequest
@@ -20,7 +19,9 @@ from xds.types import Node, Resource
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _NAMES_TAG = 0x1A  # DiscoveryRequest.resource_names
 _MAX_STRUCT_DEPTH = 100  # as protobuf's own parsers
-_NAMES_POOL = 64
+_POOL_BYTES = 16 * 1024 * 1024
+_NAME_BYTES = 100  # what a name costs beside its letters: the string object, and its place in the set
+_MAX_REMEMBERED_TYPES = 40
 
 Field = tuple[int, int, int, int]  # number, wire type, where the value starts (a varint: the value), where it ends
 
@@ -220,16 +221,44 @@ def parse_names(raw: bytes) -> frozenset[str]:
 NamesOf = Callable[[bytes], frozenset[str]]
 
 
-def names_pool() -> NamesOf:
-    """Make a `parse_names` that remembers: equal clients ask for equal lists, and may share one set."""
-    return lru_cache(maxsize=_NAMES_POOL)(parse_names)
+class NamesPool:
+    """Be a `parse_names` that remembers: equal clients ask for equal lists, and may share one set.
+
+    What is remembered is bounded by `budget_bytes`, not by the number of lists: those may be of any length. A
+    list that is larger than that is read, and not remembered.
+    """
+
+    __slots__ = ("_budget_bytes", "_ready", "remembered_bytes")
+
+    def __init__(self, *, budget_bytes: int = _POOL_BYTES) -> None:
+        self._budget_bytes = budget_bytes
+        self._ready: OrderedDict[bytes, frozenset[str]] = OrderedDict()
+        self.remembered_bytes = 0
+
+    def __call__(self, raw: bytes) -> frozenset[str]:
+        """Read consecutive `resource_names` fields."""
+        if (ready := self._ready.get(raw)) is not None:
+            self._ready.move_to_end(raw)
+            return ready
+        names = parse_names(raw)
+        if _cost(raw, names) <= self._budget_bytes:
+            self._ready[raw] = names
+            self.remembered_bytes += _cost(raw, names)
+        while self.remembered_bytes > self._budget_bytes:
+            self.remembered_bytes -= _cost(*self._ready.popitem(last=False))
+        return names
+
+
+def _cost(raw: bytes, names: frozenset[str]) -> int:
+    return 2 * len(raw) + _NAME_BYTES * len(names)
 
 
 class RequestReader:
     """Read the requests of one stream, with a memory of what the stream said before.
 
     It remembers the node, which comes with the first request and may come with each (N-01, N-03), and per type
-    the raw bytes of the last list of names, so that repeating it costs a comparison of bytes.
+    the raw bytes of the last list of names, so that repeating it costs a comparison of bytes. A client can make
+    up types without end; those beyond the first few are read anew each time.
     """
 
     __slots__ = ("_delta", "_names", "_names_of", "node")
@@ -296,7 +325,8 @@ class RequestReader:
         if last is not None and last[0] == raw:
             return last[1]
         names = self._names_of(raw)
-        self._names[type_url] = raw, names
+        if last is not None or len(self._names) < _MAX_REMEMBERED_TYPES:
+            self._names[type_url] = raw, names
         return names
 
     def _read_delta(self, data: bytes) -> DeltaRequest:

@@ -181,6 +181,16 @@ async def test_f_03_forty_thousand_names_in_one_request_are_taken() -> None:
         assert len(gone.removed_resources) == 40_000
 
 
+async def test_f_03_a_request_that_would_block_everybody_is_refused_without_reading_it() -> None:
+    async with serving() as (_, port), XdsClient(port) as client:
+        stream = client.ads()
+        await stream.send_raw(b"\x1a\x01a" * (6 * 1024 * 1024))
+        code, said = await stream.expect_end()
+
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "at most 16777216" in said
+
+
 @pytest.mark.parametrize("node", [None, NodeMessage(cluster="x")], ids=["no node", "a node without an id"])
 async def test_n_02_a_stream_that_does_not_say_who_it_is_is_refused(node: NodeMessage | None) -> None:
     async with serving() as (_, port), XdsClient(port) as client:

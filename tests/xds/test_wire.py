@@ -18,7 +18,7 @@ from envoy_data_plane.google.rpc import Status
 
 from xds.protocol import DeltaRequest, Error, Response, SotwRequest
 from xds.types import CLUSTER, ENDPOINT, Resource
-from xds.wire import RequestReader, ResponseWriter, WireError, names_pool
+from xds.wire import NamesPool, RequestReader, ResponseWriter, WireError
 
 pytestmark = pytest.mark.unit
 
@@ -144,13 +144,59 @@ def test_a_repeated_list_of_names_is_the_same_object_and_not_parsed_again() -> N
 
 
 def test_streams_that_ask_for_the_same_share_one_set() -> None:
-    pool = names_pool()
+    pool = NamesPool()
     data = bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=["a", "b"]))
     one, other = (RequestReader(delta=False, names_of=pool).read(data) for _ in range(2))
 
     assert isinstance(one, SotwRequest)
     assert isinstance(other, SotwRequest)
     assert one.names is other.names
+
+
+def test_what_the_pool_remembers_is_bounded_by_bytes_and_the_newest_lists_stay() -> None:
+    pool = NamesPool(budget_bytes=50_000)
+
+    def read(number: int, names: int = 100) -> frozenset[str]:
+        asked = [f"service-{number}-{n}" for n in range(names)]
+        request = RequestReader(delta=False, names_of=pool).read(
+            bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=asked))
+        )
+        assert isinstance(request, SotwRequest)
+        assert request.names == set(asked)
+        return request.names
+
+    first = read(0)
+    for number in range(1, 50):
+        newest = read(number)
+
+        assert 0 < pool.remembered_bytes <= 50_000
+    assert read(49) is newest
+    assert read(0) is not first
+    before = pool.remembered_bytes
+    read(50, names=1000)
+
+    assert pool.remembered_bytes == before, "one list of its own must not push out all others"
+
+
+def test_types_without_end_are_read_and_not_remembered() -> None:
+    parsed = []
+
+    def names_of(raw: bytes) -> frozenset[str]:
+        parsed.append(raw)
+        return frozenset((raw[2:].decode(),))
+
+    reader = RequestReader(delta=False, names_of=names_of)
+
+    def read(number: int) -> None:
+        request = reader.read(bytes(DiscoveryRequest(type_url=f"acme.T{number}", resource_names=[f"n{number}"])))
+
+        assert isinstance(request, SotwRequest)
+        assert request.names == {f"n{number}"}
+
+    for number in (*range(1000), *range(1000)):
+        read(number)
+
+    assert 1900 < len(parsed) < 2000, "some are remembered, and most are not"
 
 
 def test_names_that_are_scattered_over_a_message_are_collected() -> None:
