@@ -5,7 +5,6 @@ Fed by the server's events, read by whoever wants to know. Not a log and not a h
 stream, gone with the stream, so its size is that of the fleet. It decides nothing.
 """
 
-import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -154,21 +153,10 @@ class Status:
 
     Args:
         clock: seconds since the epoch, for what people read.
-        monotonic: the server's clock, for durations.
-        on_propagated: told for each ACK of a change how long it took from `SnapshotCache.set` to the ACK, in
-            seconds, with the revision and type; answers to requests are left out, since nothing changed (law 10).
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float],
-        monotonic: Callable[[], float] = time.monotonic,
-        on_propagated: Callable[[StreamInfo, Acked, float], None] = lambda _info, _acked, _seconds: None,
-    ) -> None:
+    def __init__(self, *, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._monotonic = monotonic
-        self._on_propagated = on_propagated
         self._streams: dict[int, _Stream] = {}
         self._by_node: dict[str, dict[int, _Stream]] = {}
 
@@ -188,17 +176,15 @@ class Status:
                 stream.types[event.type_url] = _Type(event)
             return
         if (seen := stream.types.get(event.type_url)) is not None:
-            self._note(info, seen, event)
+            self._note(seen, event)
 
-    def _note(self, info: StreamInfo, seen: _Type, event: Sent | Acked | Nacked | Ignored | Outdated) -> None:
+    def _note(self, seen: _Type, event: Sent | Acked | Nacked | Ignored | Outdated) -> None:
         match event:
             case Sent():
                 seen.sent, seen.sent_at, seen.unanswered = event, self._clock(), True
             case Acked():
                 seen.acked, seen.acked_at, seen.unanswered = event, self._clock(), False
                 seen.failed = bool(event.refused)
-                if event.offered_at is not None:
-                    self._on_propagated(info, event, self._monotonic() - event.offered_at)
             case Nacked():
                 seen.unanswered, seen.failed, seen.nacks = False, True, seen.nacks + 1
                 seen.nack = Refusal(

@@ -31,16 +31,14 @@ def sent(version: str = "v1") -> Sent:
     return Sent(type_url=CLUSTER, version=version, nonce="1", revision="r1", resources=1, removed=0)
 
 
-def acked(
-    version: str = "v1", *, settled: bool = True, refused: tuple[str, ...] = (), at: float | None = None
-) -> Acked:
+def acked(version: str = "v1", *, settled: bool = True, refused: tuple[str, ...] = ()) -> Acked:
     return Acked(
         type_url=CLUSTER,
         version=version,
         nonce="1",
         revision="r1",
         names=("a",),
-        offered_at=at,
+        offered_at=None,
         settled=settled,
         refused=refused,
     )
@@ -92,7 +90,7 @@ def state(status: Status) -> State:
     ids=lambda value: " ".join(type(each).__name__ for each in value) if isinstance(value, list) else value.name,
 )
 def test_q_02_the_state_of_a_type(events: list[Subscribed | Sent | Acked | Nacked], expected: State) -> None:
-    status = Status(clock=Clock(), monotonic=Clock())
+    status = Status(clock=Clock())
     for event in events:
         status.on_event(info(), event)
 
@@ -101,7 +99,7 @@ def test_q_02_the_state_of_a_type(events: list[Subscribed | Sent | Acked | Nacke
 
 def test_a_nack_is_kept_in_the_clients_own_words() -> None:
     clock = Clock()
-    status = Status(clock=clock, monotonic=Clock())
+    status = Status(clock=clock)
     status.on_event(info(), subscribed())
     status.on_event(info(), sent("v2"))
     clock.now = 160.0
@@ -117,7 +115,7 @@ def test_a_nack_is_kept_in_the_clients_own_words() -> None:
 
 
 def test_several_streams_of_a_node_are_one_proxy_t_08() -> None:
-    status = Status(clock=Clock(), monotonic=Clock())
+    status = Status(clock=Clock())
     status.on_event(info(1), subscribed())
     status.on_event(info(2), subscribed(ENDPOINT, names=3))
     status.on_event(info(3, "edge-0"), subscribed())
@@ -134,7 +132,7 @@ def test_several_streams_of_a_node_are_one_proxy_t_08() -> None:
 
 
 def test_nothing_is_left_of_a_node_whose_last_stream_closed() -> None:
-    status = Status(clock=Clock(), monotonic=Clock())
+    status = Status(clock=Clock())
     for number in (1, 2):
         status.on_event(info(number), subscribed())
     status.on_event(info(1), Closed(unanswered=()))
@@ -147,19 +145,8 @@ def test_nothing_is_left_of_a_node_whose_last_stream_closed() -> None:
     assert status.proxy("edge-1") is None
 
 
-def test_the_time_from_offer_to_ack_is_told_for_changes_and_not_for_answers() -> None:
-    clock, told = Clock(), []
-    status = Status(clock=Clock(), monotonic=clock, on_propagated=lambda _, event, s: told.append((event.revision, s)))
-    for event in (subscribed(), sent(), acked()):
-        status.on_event(info(), event)
-    clock.now = 100.25
-    status.on_event(info(), acked(at=100.0))
-
-    assert told == [("r1", 0.25)]
-
-
 def test_the_state_of_a_proxy_is_its_worst() -> None:
-    status = Status(clock=Clock(), monotonic=Clock())
+    status = Status(clock=Clock())
     for event in (subscribed(), sent(), acked(), subscribed(ENDPOINT, names=1)):
         status.on_event(info(), event)
     proxy = status.proxy("edge-1")
