@@ -212,7 +212,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                 )
             ]
             try:
-                async with _xds(server, settings, grpc_status, loads) as xds_port, _rest(app, settings) as service_port:
+                # REST is the outer one: while streams drain, /readyz still says so and services can deregister.
+                async with _rest(app, settings) as service_port, _xds(server, settings, grpc_status, loads) as xds_port:
                     log.info("started", service_port=service_port, xds_port=xds_port, version=version, epoch=epoch)
                     try:
                         yield Running(service_port=service_port, xds_port=xds_port, live=live, readiness=readiness)

@@ -21,6 +21,7 @@ InstanceId = NewType("InstanceId", str)
 _CONFIG = ConfigDict(extra="forbid", use_enum_values=False)
 
 SERVICE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+HTTP_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 INSTANCE_ID = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _DNS_NAME = re.compile(
     r"(?=.{1,253}$)([a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?)(\.[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9_])?)*\.?"
@@ -317,8 +318,10 @@ class HashOn:
             raise ValueError("hashing on the source address takes no `name`")
         if self.ttl is not None and self.source != "cookie":
             raise ValueError("`ttl` goes with source = cookie only")
-        if self.source == "header" and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.name):
-            raise ValueError("`name` must be an HTTP header name")
+        if self.source in ("header", "cookie") and not HTTP_TOKEN.fullmatch(self.name):
+            raise ValueError(f"`name` must be the name of a {self.source}: letters, digits and !#$%&'*+-.^_`|~ only")
+        if self.source == "query" and not self.name.isprintable():
+            raise ValueError("`name` must hold no control characters")
         return self
 
 

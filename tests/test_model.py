@@ -112,6 +112,19 @@ def test_an_instance_survives_its_json() -> None:
             ("consistent_hash",),
             id="a maglev table whose size is no prime",
         ),
+        pytest.param(
+            {
+                "strategy": "consistent_hash",
+                "consistent_hash": {"hash_on": {"source": "cookie", "name": "a\r\nX-Evil: y", "ttl": 5}},
+            },
+            ("consistent_hash", "hash_on"),
+            id="a cookie's name that would write headers of its own",
+        ),
+        pytest.param(
+            {"strategy": "consistent_hash", "consistent_hash": {"hash_on": {"source": "query", "name": "a\x00"}}},
+            ("consistent_hash", "hash_on"),
+            id="a query parameter's name with a control character",
+        ),
         pytest.param({"timeout": 1e-7}, ("timeout",), id="a timeout that would become no timeout"),
         pytest.param({"connect_timeout": 0}, ("connect_timeout",), id="Envoy refuses a connect timeout of 0"),
     ],

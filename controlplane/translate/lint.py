@@ -9,18 +9,16 @@ most of this where values enter; a registry's adapter or a later policy may not,
 """
 
 import ipaddress
-import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
 from controlplane import plan
-from controlplane.model import SERVICE_NAME, ConsistentHash, HashOn, HealthStatus, Strategy
+from controlplane.model import HTTP_TOKEN, SERVICE_NAME, ConsistentHash, HashOn, HealthStatus, Strategy
 
 _UINT32_MAX = 2**32 - 1
 _MAX_RING_SIZE = 8_388_608
 _MAX_TABLE_SIZE = 5_000_011
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def problems(planned: plan.Cluster) -> list[str]:
@@ -60,8 +58,11 @@ def _consistent_hash(options: ConsistentHash) -> Iterator[str]:
 def _hash_on(hash_on: HashOn) -> Iterator[str]:
     if hash_on.source != "source_address" and not hash_on.name:
         yield f"hash_on: hashing on a {hash_on.source} needs its name"
-    if hash_on.source == "header" and not _HEADER_NAME.fullmatch(hash_on.name):
-        yield f"hash_on: {hash_on.name!r} is not the name of an HTTP header"
+    elif hash_on.source in ("header", "cookie") and not HTTP_TOKEN.fullmatch(hash_on.name):
+        # Envoy writes a cookie's name into its responses as it is.
+        yield f"hash_on: {hash_on.name!r} is not the name of a {hash_on.source}"
+    if hash_on.source == "query" and not hash_on.name.isprintable():
+        yield f"hash_on: {hash_on.name!r} holds control characters"
     if hash_on.ttl is not None and hash_on.ttl < 0:
         yield f"hash_on: a cookie's ttl of {hash_on.ttl} s; it must not be negative"
 

@@ -73,3 +73,16 @@ async def test_without_a_control_plane_traffic_goes_on(control_plane: ControlPla
         await control_plane.stop(kill=True)
 
         assert set(await envoy.shares(50, "/web/")) == {"web-1"}
+
+
+async def test_a_control_plane_that_drains_says_so(control_plane: ControlPlane, envoy: Envoy) -> None:
+    """REST outlives the streams: a load balancer in front sees 503, and services can still deregister."""
+    assert control_plane.process is not None
+    control_plane.process.terminate()
+
+    async def draining() -> bool:
+        async with control_plane.client.get(f"{control_plane.url}/readyz?verbose") as answer:
+            return answer.status == 503 and "drain" in await answer.text()
+
+    await eventually(draining, "/readyz says that the control plane drains")
+    await control_plane.stop()

@@ -84,8 +84,13 @@ def test_nothing_is_wrong_with(planned: plan.Cluster) -> None:
         ),
         pytest.param(
             hashing(unchecked(ConsistentHash(), hash_on=unchecked(HashOn(), source="header", name="a b"))),
-            "'a b' is not the name of an HTTP header",
+            "'a b' is not the name of a header",
             id="a header name with a space",
+        ),
+        pytest.param(
+            hashing(unchecked(ConsistentHash(), hash_on=unchecked(HashOn(), source="cookie", name="a\r\nX: y"))),
+            "is not the name of a cookie",
+            id="a cookie name that would write headers",
         ),
         pytest.param(
             hashing(unchecked(ConsistentHash(), hash_on=unchecked(HashOn(source="cookie", name="s"), ttl=-1.0))),
