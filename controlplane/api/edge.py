@@ -24,6 +24,11 @@ REQUEST_ID = web.RequestKey("request_id", str)
 WAITED_S = web.RequestKey("waited_s", float)
 
 _CACHE_BYTES = 64 * 1024 * 1024
+_CACHE_ENTRIES = 16_384
+_CACHED_QUERY_CHARS = 256
+_ENTRY_OVERHEAD_BYTES = 1024
+"""What an entry takes besides its texts: the objects around them, tag and revision, its place in the order."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _ENTITY_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[,;]|$)', re.IGNORECASE)
@@ -63,34 +68,49 @@ def hashed(body: bytes, revision: str, link: str | None = None) -> Rendered:
 
 
 class ReadyBytes:
-    """Cache rendered services, the least recently used leaving first, bounded by their size in bytes.
+    """Cache rendered services, the least recently used leaving first, bounded in bytes and in number.
 
-    An answer is good for as long as the catalog holds the very same service value, which every change replaces.
+    An answer is good for as long as its service has the revision it was rendered at, which every change replaces.
+    Only the revision is kept, not the service: what nobody asks for again must not keep an old catalog alive.
     """
 
-    def __init__(self, limit_bytes: int = _CACHE_BYTES) -> None:
-        self._limit = limit_bytes
+    def __init__(self, limit_bytes: int = _CACHE_BYTES, limit_entries: int = _CACHE_ENTRIES) -> None:
+        self._limit_bytes = limit_bytes
+        self._limit_entries = limit_entries
         self._size = 0
-        self._known: OrderedDict[tuple[str, str], tuple[Service, Rendered]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], tuple[int, Rendered]] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        """Return about how many bytes of memory the answers take, with their keys."""
+        return self._size
 
     def get(self, service: Service, query: str) -> Rendered | None:
         """Return the ready answer to `query`, None where it must be rendered."""
         key = (service.name, query)
         known = self._known.get(key)
-        if known is None or known[0] is not service:
+        if known is None or known[0] != service.revision:
             return None
         self._known.move_to_end(key)
         return known[1]
 
     def put(self, service: Service, query: str, rendered: Rendered) -> None:
-        """Keep an answer, in place of what it outdates."""
+        """Keep an answer, in place of what it outdates; not one to a query that is too long to be asked often."""
+        if len(query) > _CACHED_QUERY_CHARS:
+            return
         key = (service.name, query)
         old = self._known.pop(key, None)
-        self._size += len(rendered.body) - (0 if old is None else len(old[1].body))
-        self._known[key] = (service, rendered)
-        while self._size > self._limit:
-            _, (_, dropped) = self._known.popitem(last=False)
-            self._size -= len(dropped.body)
+        if old is not None:
+            self._size -= _cost(key, old[1])
+        self._known[key] = (service.revision, rendered)
+        self._size += _cost(key, rendered)
+        while self._size > self._limit_bytes or len(self._known) > self._limit_entries:
+            dropped_key, (_, dropped) = self._known.popitem(last=False)
+            self._size -= _cost(dropped_key, dropped)
+
+
+def _cost(key: tuple[str, str], rendered: Rendered) -> int:
+    return len(rendered.body) + len(key[0]) + len(key[1]) + _ENTRY_OVERHEAD_BYTES
 
 
 class Edge:

@@ -1,8 +1,12 @@
 """Reads show what the catalog holds, filtered, paged and cached as asked."""
 
+import gc
+
 import pytest
 from builders import key, verdict
 
+from controlplane.api.edge import ReadyBytes, Rendered
+from controlplane.catalog import Service
 from controlplane.health import CheckReport
 from controlplane.model import HealthStatus, Judged, Resolved
 
@@ -269,6 +273,61 @@ async def test_reading_again_is_answered_from_ready_bytes_until_the_service_chan
 
     assert edge.metrics.hits == [False, True, True, False]
     assert len(found["instances"]) == 2
+
+
+def rendered(length):
+    return Rendered(b"x" * length, '"e.1"', "e.1")
+
+
+def test_ready_bytes_count_their_keys_and_what_an_entry_costs():
+    ready = ReadyBytes(limit_bytes=100_000)
+    service = Service(name="web", revision=1)
+    for number in range(1_000):
+        ready.put(service, f"tags={number:0200}", rendered(10))
+
+    kept = sum(ready.get(service, f"tags={number:0200}") is not None for number in range(1_000))
+    assert 0 < kept < 100
+    assert ready.size <= 100_000
+
+
+def test_ready_bytes_hold_a_bounded_number_of_answers_the_least_recently_used_leaving_first():
+    ready = ReadyBytes(limit_entries=2)
+    service = Service(name="web", revision=1)
+    for query in ("a", "b"):
+        ready.put(service, query, rendered(1))
+    ready.get(service, "a")
+    ready.put(service, "c", rendered(1))
+
+    assert [query for query in "abc" if ready.get(service, query)] == ["a", "c"]
+
+
+def test_what_is_replaced_and_what_leaves_is_no_longer_counted():
+    ready = ReadyBytes(limit_entries=1)
+    ready.put(Service(name="web", revision=1), "", rendered(5_000))
+    ready.put(Service(name="web", revision=2), "", rendered(7))
+    one = ready.size
+    ready.put(Service(name="api", revision=2), "", rendered(7))
+
+    assert ready.size == one < 5_000
+
+
+def test_an_answer_to_a_long_query_is_not_kept():
+    ready = ReadyBytes()
+    service = Service(name="web", revision=1)
+    for length in (256, 257):
+        ready.put(service, "x" * length, rendered(1))
+
+    assert ready.get(service, "x" * 256) is not None
+    assert ready.get(service, "x" * 257) is None
+
+
+def test_ready_bytes_keep_no_service_alive():
+    ready = ReadyBytes()
+    service = Service(name="web", revision=1)
+    before = len(gc.get_referrers(service))
+    ready.put(service, "tags=a", rendered(1))
+
+    assert len(gc.get_referrers(service)) == before
 
 
 async def test_requests_are_counted_by_their_template(edge):
