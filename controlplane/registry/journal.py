@@ -96,11 +96,10 @@ class Journal:
         """
         file = JournalFile(folder, write=write, fsync=fsync)
         try:
-            state, remark = file.read()
+            state, remarks = file.read()
         except JournalError:
             file.close()
             raise
-        remarks = (remark,) if remark else ()
         try:
             file.swap(file.rewrite(state), b"", 0)
         except OSError as error:
@@ -130,6 +129,11 @@ class Journal:
     def busy(self) -> bool:
         """Tell whether accepted writes wait for the disk."""
         return bool(self._queue) or self._flight is not None
+
+    @property
+    def refused(self) -> int:
+        """Return how many writes lie set aside in the folder, valid to an earlier version but not to this one."""
+        return self._file.refused
 
     @property
     def lines(self) -> int:

@@ -3,7 +3,9 @@
 One line per record: eight hex digits of CRC-32, a space, the record as JSON. The first line says which format
 this is. A crash can tear the last line only, which was never answered for, so that is cut off; a bad line
 anywhere else means that the disk or a person changed the file, and then nobody but a person can tell what was
-lost. No event loop here, no rules about instances.
+lost. An undamaged line whose values are not valid any more, since a rule has become tighter, is set aside in a
+file of its own: one old registration must not keep all the others from being served. No event loop here, no rules
+about instances.
 """
 
 import fcntl
@@ -60,7 +62,8 @@ HEADER = encode({"journal": "service-discovery", "format": FORMAT})
 class JournalFile:
     """Hold the journal of one folder, locked against other processes.
 
-    `lines` and `size_bytes` count what is known to be on disk. `write` and `fsync` are the system's, except in
+    `lines` and `size_bytes` count what is known to be on disk, `refused` the lines that this start or an earlier
+    one set aside and that nobody has taken away yet. `write` and `fsync` are the system's, except in
     tests of a failing disk.
 
     Raises JournalError where the folder cannot be used or is in use.
@@ -70,7 +73,10 @@ class JournalFile:
         self.path = folder / "memory.journal"
         self.lines = 0
         self.size_bytes = 0
+        self.refused = 0
         self._folder = folder
+        self._refused_path = folder / "journal.refused"
+        self._to_set_aside: list[bytes] = []
         self._new_path = folder / "memory.journal.new"
         self._write = write
         self._fsync = fsync
@@ -92,10 +98,10 @@ class JournalFile:
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, b"%d\n" % os.getpid(), 0)
 
-    def read(self) -> tuple[State, str]:
-        """Return the state that the lines lead to, and a remark on what was cut off, else "".
+    def read(self) -> tuple[State, tuple[str, ...]]:
+        """Return the state that the lines lead to, and remarks on those that were cut off or are to be set aside.
 
-        Raises JournalError, naming the line, for anything that a crash cannot explain.
+        Raises JournalError, naming the line, for anything that neither a crash nor a tighter rule can explain.
         """
         state = State()
         try:
@@ -103,20 +109,28 @@ class JournalFile:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             os.fchmod(self._fd, 0o600)
             data = self.path.read_bytes()
+            aside = self._read_set_aside().splitlines()
         except OSError as error:
             raise JournalError(f"{self.path} cannot be opened: {error.strerror}") from error
         *lines, torn = data.split(b"\n")
-        remark = ""
         if lines:
             self._check_header(lines[0])
         elif torn:
             raise JournalError(
                 f"{self.path} is not a journal: it has no complete first line; move it away to start empty"
             )
+        faults: list[str] = []
         for number, line in enumerate(lines[1:], start=2):
             body = _body(line)
             if body is not None:
-                state.apply(self._decode(number, body))
+                decoded = self._decode(number, body)
+                if isinstance(decoded, str):
+                    faults.append(decoded)
+                    if line not in aside:  # it is there where a start got no further than that
+                        aside.append(line)
+                        self._to_set_aside.append(line)
+                else:
+                    state.apply(decoded)
             elif number == len(lines) and not torn:
                 torn = line
             else:
@@ -125,11 +139,20 @@ class JournalFile:
                     "follow that were written later. Restore the file from a copy; or, to go on without that one "
                     "write, remove the line"
                 )
+        remarks = []
         if torn:
-            remark = f"{self.path}: cut off a torn last line of {len(torn)} bytes, whose write was never confirmed"
+            remarks.append(
+                f"{self.path}: cut off a torn last line of {len(torn)} bytes, whose write was never confirmed"
+            )
+        if faults:
+            remarks.append(
+                f"{self.path}: {len(faults)} of {len(lines)} lines are not valid in this version and were left out; "
+                f"{self._refused_path} keeps them. The first: {faults[0]}"
+            )
         self.lines = len(lines)
         self.size_bytes = len(data)
-        return state, remark
+        self.refused = len(aside)
+        return state, tuple(remarks)
 
     def append(self, data: bytes, lines: int) -> None:
         """Add lines and wait until they are on disk.
@@ -149,7 +172,11 @@ class JournalFile:
         self.size_bytes += len(data)
 
     def rewrite(self, state: State) -> Rewritten:
-        """Write a new journal that leads to `state` beside the old one. Raises OSError, leaving no trace."""
+        """Write a new journal that leads to `state` beside the old one. Raises OSError, leaving no trace.
+
+        The new one lacks the lines that `read` left out, so these are brought to safety first.
+        """
+        self._set_aside()
         self._new_path.unlink(missing_ok=True)
         fd = os.open(self._new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         lines, size_bytes = 1, 0
@@ -185,11 +212,7 @@ class JournalFile:
         self._fd = new.fd
         self.lines = new.lines + tail_lines
         self.size_bytes = new.size_bytes + len(tail)
-        folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._fsync(folder_fd)
-        finally:
-            os.close(folder_fd)
+        self._sync_folder()
 
     def discard(self, new: Rewritten) -> None:
         """Drop a new journal that is not wanted any more."""
@@ -212,16 +235,55 @@ class JournalFile:
                 "start the version that wrote it"
             )
 
-    def _decode(self, number: int, body: bytes) -> Record:
+    def _decode(self, number: int, body: bytes) -> Record | str:
+        """Return the record of a line, or why its values are not valid.
+
+        What this version does not know at all, an operation or a field, is an error, not a fault of one line: a later
+        version wrote it, and its lines would go by the thousand.
+        """
         try:
             return _RECORD.validate_json(body)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
+            faults = error.errors(include_url=False, include_input=False)
+            unknown = [fault for fault in faults if not fault["loc"] or fault["type"] == "unexpected_keyword_argument"]
+            fault = (unknown or faults)[0]
             where = ".".join(str(part) for part in fault["loc"])
+            if not unknown:
+                return f"line {number}: {where}: {fault['msg']}"
             raise JournalError(
                 f"{self.path}, line {number}: {where}: {fault['msg']}. The line is undamaged, so another version "
                 "wrote it; start that version"
             ) from None
+
+    def _read_set_aside(self) -> bytes:
+        try:
+            return self._refused_path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _set_aside(self) -> None:
+        if not self._to_set_aside:
+            return
+        fd = os.open(self._refused_path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(fd).st_size
+            try:
+                self._write_all(fd, b"".join(line + b"\n" for line in self._to_set_aside))
+                self._fsync(fd)
+            except OSError:
+                os.ftruncate(fd, size)
+                raise
+        finally:
+            os.close(fd)
+        self._sync_folder()
+        self._to_set_aside = []
+
+    def _sync_folder(self) -> None:
+        fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._fsync(fd)
+        finally:
+            os.close(fd)
 
     def _write_all(self, fd: int, data: bytes) -> None:
         view = memoryview(data)

@@ -440,6 +440,62 @@ class TestFormat:
                 Journal.open(tmp_path)
         assert journal_path(tmp_path).read_bytes() == content
 
+    @pytest.mark.parametrize(
+        "outdated",
+        [
+            pytest.param(
+                {"op": "put", "instance": {"name": "web", "id": "old", "host": "10.0.0.9", "port": 0}},
+                id="a value that is not allowed any more",
+            ),
+            pytest.param(
+                {"op": "put", "instance": {"name": "web", "id": "old"}}, id="a field that has become required"
+            ),
+            pytest.param({"op": "policy", "service": "Web", "policy": {}}, id="a name that is not allowed any more"),
+        ],
+    )
+    async def test_a_line_that_has_become_invalid_is_set_aside_and_the_rest_is_served(
+        self, tmp_path: Path, outdated: dict[str, object]
+    ) -> None:
+        line = encode(outdated)
+        content = encode({"journal": "service-discovery", "format": 1}) + encode(Put(instance=A)) + line
+        journal_path(tmp_path).write_bytes(content + encode(Put(instance=B)))
+        for start in range(3):
+            async with opened(tmp_path) as (registry, journal):
+                assert set(journal.state.instances) == {A.key, B.key}
+                assert len(journal.remarks) == (start == 0)
+                assert all("1 of 4 lines" in each and "line 3: " in each for each in journal.remarks)
+                assert journal.refused == 1, "it shows until somebody has taken the file away"
+                assert not journal.fault
+                await registry.put(replace(B, weight=2 + start))
+            assert (tmp_path / "journal.refused").read_bytes() == line
+            assert stat.S_IMODE((tmp_path / "journal.refused").stat().st_mode) == 0o600
+        (tmp_path / "journal.refused").unlink()
+        async with opened(tmp_path) as (_, journal):
+            assert journal.refused == 0
+
+    @pytest.mark.parametrize("short", [False, True], ids=["nothing is written", "half a line is written"])
+    async def test_an_invalid_line_is_not_compacted_away_while_the_disk_is_too_full_to_keep_it(
+        self, tmp_path: Path, short: bool
+    ) -> None:
+        line = encode({"op": "put", "instance": {"name": "web", "id": "old", "host": "10.0.0.9", "port": 0}})
+        content = encode({"journal": "service-discovery", "format": 1}) + line + encode(Put(instance=A))
+        journal_path(tmp_path).write_bytes(content)
+        disk = Disk()
+        for _ in range(2):
+            disk.short, disk.failing = short, errno.ENOSPC
+            async with opened(tmp_path, write=disk.write, fsync=disk.fsync) as (registry, journal):
+                assert set(journal.state.instances) == {A.key}
+                assert journal.refused == 1
+                with pytest.raises(RegistryUnavailable):
+                    await registry.put(B)
+            assert journal_path(tmp_path).read_bytes() == content
+        async with opened(tmp_path, write=disk.write, fsync=disk.fsync) as (registry, journal):
+            disk.failing = None
+            await registry.put(B)
+
+        assert set((await state_of(tmp_path)).instances) == {A.key, B.key}
+        assert (tmp_path / "journal.refused").read_bytes() == line
+
     async def test_an_empty_file_is_an_empty_journal(self, tmp_path: Path) -> None:
         journal_path(tmp_path).touch()
         assert await state_of(tmp_path) == State()
