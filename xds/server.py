@@ -277,6 +277,10 @@ class XdsServer:
             subscription = stream.subscriptions.get(type_url)
             return MappingProxyType(subscription.held if subscription is not None else {})
 
+        def settled(type_url: str) -> bool:
+            subscription = stream.subscriptions.get(type_url)
+            return subscription is None or subscription.settled
+
         call.info = StreamInfo(
             id=key,
             node=node,
@@ -285,6 +289,7 @@ class XdsServer:
             delta=call.delta,
             type_url=call.type_url,
             held=held,
+            settled=settled,
         )
 
         def watcher(snapshot: Snapshot, changes: Changes | None) -> None:

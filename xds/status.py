@@ -16,7 +16,7 @@ from xds.types import Node, Resource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamInfo:
-    """Identify a stream towards whoever listens: who, how, and a view of what the client holds."""
+    """Identify a stream towards whoever listens: who, how, and views of what the client holds and is still owed."""
 
     id: int
     node: Node
@@ -25,6 +25,7 @@ class StreamInfo:
     delta: bool
     type_url: str  # empty for ADS
     held: Callable[[str], Mapping[str, Resource]] = field(repr=False, compare=False)
+    settled: Callable[[str], bool] = field(repr=False, compare=False)
 
 
 class State(Enum):
@@ -132,12 +133,14 @@ class _Type:
     unanswered: bool = False
     failed: bool = False
 
-    def state(self) -> State:
+    def state(self, *, settled: bool) -> State:
+        """Judge by events, and by what the stream owes now: it may have come to owe nothing without a word."""
         if self.failed:
             return State.ERROR
         if self.sent is None:
-            return State.NOT_SENT
-        behind = self.unanswered or self.acked is None or not self.acked.settled
+            asked = self.subscribed.wildcard or self.subscribed.names
+            return State.NOT_SENT if asked else State.SYNCED
+        behind = self.unanswered or self.acked is None or not settled
         return State.STALE if behind else State.SYNCED
 
 
@@ -232,14 +235,14 @@ class Status:
 
 
 def _stream_status(stream: _Stream) -> StreamStatus:
-    types = {url: _type_status(each) for url, each in sorted(stream.types.items())}
+    types = {url: _type_status(each, settled=stream.info.settled(url)) for url, each in sorted(stream.types.items())}
     return StreamStatus(info=stream.info, connected_at=stream.connected_at, types=MappingProxyType(types))
 
 
-def _type_status(seen: _Type) -> TypeStatus:
+def _type_status(seen: _Type, *, settled: bool) -> TypeStatus:
     return TypeStatus(
         type_url=seen.subscribed.type_url,
-        state=seen.state(),
+        state=seen.state(settled=settled),
         wildcard=seen.subscribed.wildcard,
         names=seen.subscribed.names,
         known=seen.subscribed.known,

@@ -169,7 +169,16 @@ def proxies() -> Status:
     """Return the picture of one proxy that took its clusters and refused its endpoints."""
     status = Status(clock=lambda: 1000.0)
     node = Node(id="edge-1", cluster="edge", metadata={"a": {"b": [1, None]}}, user_agent_name="envoy")
-    info = StreamInfo(id=1, node=node, group=1, peer="ipv4:127.0.0.1:1", delta=True, type_url="", held=lambda _: {})
+    info = StreamInfo(
+        id=1,
+        node=node,
+        group=1,
+        peer="ipv4:127.0.0.1:1",
+        delta=True,
+        type_url="",
+        held=lambda _: {},
+        settled=lambda _: True,
+    )
     told: dict[str, Any] = {"version": "v1", "nonce": "1", "revision": "e.1"}
     for url in (CLUSTER, ENDPOINT):
         asked = Subscribed(type_url=url, added=(), dropped=(), wildcard=url == CLUSTER, names=2)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.unit
 A = Resource.of("a", b"1")
 
 
-def info(number: int = 1, node_id: str = "edge-1") -> StreamInfo:
+def info(number: int = 1, node_id: str = "edge-1", *, settled: bool = True) -> StreamInfo:
     return StreamInfo(
         id=number,
         node=Node(id=node_id, cluster="edge"),
@@ -20,6 +20,7 @@ def info(number: int = 1, node_id: str = "edge-1") -> StreamInfo:
         delta=True,
         type_url="",
         held=lambda url: {"a": A} if url == CLUSTER else {},
+        settled=lambda _url: settled,
     )
 
 
@@ -69,7 +70,8 @@ def state(status: Status) -> State:
         ([subscribed()], State.NOT_SENT),
         ([subscribed(), sent()], State.STALE),
         ([subscribed(), sent(), acked()], State.SYNCED),
-        ([subscribed(), sent(), acked(settled=False)], State.STALE),
+        ([subscribed(), sent(), acked(settled=False)], State.SYNCED),
+        ([Subscribed(type_url=CLUSTER, added=(), dropped=(), wildcard=False, names=0)], State.SYNCED),
         ([subscribed(), sent(), acked(), sent("v2")], State.STALE),
         ([subscribed(), sent(), acked(), sent("v2"), nacked()], State.ERROR),
         ([subscribed(), sent(), nacked(), sent("v3")], State.ERROR),
@@ -158,3 +160,11 @@ def test_the_state_of_a_proxy_is_its_worst() -> None:
 
     assert proxy is not None
     assert proxy.state is State.ERROR
+
+
+def test_a_proxy_that_is_owed_something_now_is_stale() -> None:
+    status = Status(clock=Clock())
+    for event in (subscribed(), sent(), acked()):
+        status.on_event(info(settled=False), event)
+
+    assert state(status) is State.STALE
