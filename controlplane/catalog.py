@@ -30,6 +30,7 @@ from controlplane.model import (
     Synced,
     Verdict,
     is_address,
+    same_instance,
     same_target,
 )
 
@@ -202,7 +203,7 @@ class Catalog:
             verdict=verdict,
             revision=revision,
         )
-        if old is not None and replace(old, revision=revision) == entry and _same_metadata(old.instance, instance):
+        if old is not None and replace(old, revision=revision) == entry and same_instance(old.instance, instance):
             return self, None
         scope = Scope.ENDPOINTS if service.has_cluster else Scope.CLUSTERS
         changed = replace(service, entries={**service.entries, key.id: entry}, emptied_at=None)
@@ -266,8 +267,3 @@ class Catalog:
             services[name] = replace(services[name], revision=revision)
         after = replace(self, revision=revision, services=services, resolutions={**self.resolutions, event.host: event})
         return after, Change(revision=revision, scope=Scope.ENDPOINTS, services=touched, event=event)
-
-
-def _same_metadata(old: Instance, new: Instance) -> bool:
-    """Compare equal metadata by type too: to Python 1, 1.0 and true are the same, to JSON and Envoy they are not."""
-    return all(type(value) is type(new.metadata[name]) for name, value in old.metadata.items())

@@ -288,6 +288,11 @@ def same_target(old: Instance, new: Instance) -> bool:
     return (a.type, a.http_path, a.grpc_service, a.script) == (b.type, b.http_path, b.grpc_service, b.script)
 
 
+def same_instance(a: Instance, b: Instance) -> bool:
+    """Tell whether two instances are equal to JSON and Envoy as well, to whom 1, 1.0 and true in metadata differ."""
+    return a == b and all(type(value) is type(b.metadata[name]) for name, value in a.metadata.items())
+
+
 class Strategy(StrEnum):
     """Name the load-balancing strategies, for REST callers and for proxies alike."""
 

@@ -61,7 +61,7 @@ class WritableRegistry(Registry, Protocol):
     async def put(self, instance: Instance, *, expected: Instance | None = None) -> bool:
         """Store an instance, with a fresh lease where it has a `ttl`; return whether it is new.
 
-        With `expected`, only where the stored instance equals it (compare and swap).
+        With `expected`, only where the stored instance equals it (compare and swap). Equal means `same_instance`.
 
         Raises AddressTaken, Conflict, UnknownInstance (with `expected`), RegistryUnavailable.
         """

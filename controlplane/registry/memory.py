@@ -13,7 +13,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from controlplane.model import Instance, InstanceKey, Policy, RegistryEvent, ServiceName, Synced, Verdict
+from controlplane.model import (
+    Instance,
+    InstanceKey,
+    Policy,
+    RegistryEvent,
+    ServiceName,
+    Synced,
+    Verdict,
+    same_instance,
+)
 from controlplane.registry import (
     AddressTaken,
     Conflict,
@@ -131,12 +140,12 @@ class MemoryRegistry:
         if expected is not None:
             if stored is None:
                 raise _unknown(key)
-            if stored != expected:
+            if not same_instance(stored, expected):
                 raise Conflict(f"instance {key} has changed since it was read; read it again and repeat")
         owner = self._accepted.owner(instance)
         if owner is not None and owner != instance.id:
             raise AddressTaken(instance, owner)
-        if stored == instance and key not in self._accepted.removals:
+        if stored is not None and same_instance(stored, instance) and key not in self._accepted.removals:
             self._renew(key, instance)
             await self._settle()
         else:

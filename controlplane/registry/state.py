@@ -24,6 +24,7 @@ from controlplane.model import (
     ServiceName,
     ServiceNameField,
     Verdict,
+    same_instance,
     same_target,
 )
 
@@ -203,9 +204,9 @@ class State:
         key = instance.key
         old = self.instances.get(key)
         self.removals.pop(key, None)
-        if old == instance:
-            return None
         if old is not None:
+            if same_instance(old, instance):
+                return None
             self._release(old)
             if not same_target(old, instance):
                 self.verdicts.pop(key, None)

@@ -39,6 +39,17 @@ def gone(registry: WritableRegistry, instance: Instance, reason: str = "deregist
     return DeleteInstance(key=instance.key, registry=registry.name, reason=reason)
 
 
+RETYPED = [
+    pytest.param(1, True, id="a number becomes a boolean"),
+    pytest.param(True, 1.0, id="a boolean becomes a number"),
+    pytest.param(1, 1.0, id="an integer becomes a float"),
+]
+
+
+def tagged(value: object) -> Instance:
+    return instance("web", "a", host="10.0.0.1", metadata={"v": value})
+
+
 class TestListing:
     async def test_a_registry_that_holds_nothing_says_so_at_once(self, subject: Subject) -> None:
         async with subject.listing() as (_, told):
@@ -124,6 +135,18 @@ class TestInstances:
 
             assert await registry.put(A) is False
 
+            await told.silence()
+
+    @pytest.mark.parametrize(("old", "new"), RETYPED)
+    async def test_a_metadata_value_of_another_json_type_is_a_change(
+        self, subject: Subject, old: object, new: object
+    ) -> None:
+        async with subject.running() as (registry, told):
+            for value in (old, new):
+                await registry.put(tagged(value))
+                event = await told.next()
+                assert isinstance(event, PutInstance)
+                assert repr(event.instance.metadata) == repr({"v": value})
             await told.silence()
 
     async def test_a_deletion_is_told_once(self, subject: Subject) -> None:
@@ -221,6 +244,16 @@ class TestCompareAndSwap:
                 await registry.put(replace(A, weight=3), expected=A)
             await told.next()
             await told.silence()
+
+    @pytest.mark.parametrize(("old", "new"), RETYPED)
+    async def test_one_whose_metadata_is_of_another_json_type_has_changed(
+        self, subject: Subject, old: object, new: object
+    ) -> None:
+        async with subject.running() as (registry, _):
+            await registry.put(tagged(new))
+            with pytest.raises(Conflict):
+                await registry.put(A, expected=tagged(old))
+            assert await registry.put(A, expected=tagged(new)) is False
 
     async def test_one_that_has_gone_is_not_brought_back(self, subject: Subject) -> None:
         async with subject.running() as (registry, told):
@@ -492,6 +525,17 @@ class TestVerdicts:
         async with subject.running() as (registry, told):
             await registry.record(key("web", "nobody"), self.SICK)
             await told.silence()
+
+
+@pytest.mark.parametrize(("old", "new"), RETYPED)
+async def test_a_changed_json_type_survives_a_restart(durable: Subject, old: object, new: object) -> None:
+    async with durable.running() as (registry, _):
+        await registry.put(tagged(old))
+        await registry.put(tagged(new))
+    async with durable.listing() as (registry, told):
+        (event,) = await told.listing()
+        assert isinstance(event, PutInstance)
+        assert repr(event.instance.metadata) == repr({"v": new})
 
 
 async def test_everything_answered_for_is_there_after_a_restart(durable: Subject) -> None:
