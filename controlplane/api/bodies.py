@@ -15,7 +15,15 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from controlplane.api.faults import faults, found, pointer, unknown_field
-from controlplane.api.problems import MALFORMED, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, Fault, Problem, invalid
+from controlplane.api.problems import (
+    BAD_REQUEST,
+    MALFORMED,
+    TOO_LARGE,
+    UNSUPPORTED_MEDIA_TYPE,
+    Fault,
+    Problem,
+    invalid,
+)
 from controlplane.model import (
     ConsistentHash,
     HashOn,
@@ -50,6 +58,9 @@ READ_ONLY = frozenset(
 POLICY_READ_ONLY = frozenset({"default", "revision", "service"})
 
 _READ_AS_JSON = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain"})
+_ENCODINGS = frozenset({"", "deflate", "gzip", "identity"})
+"""The content encodings that aiohttp undoes wherever it is installed; others would depend on what else is."""
+
 _MALFORMED = "the body is not valid JSON"
 
 T = TypeVar("T")
@@ -58,15 +69,24 @@ T = TypeVar("T")
 async def read_object(request: web.Request) -> dict[str, Any]:
     """Return the request's body, a JSON object.
 
-    Raises Problem: 413 over 1 MiB, 415 for what is clearly not JSON, 400 for the rest.
+    Raises Problem: 413 over 1 MiB, 415 for what is clearly not JSON or not decoded here, 400 for the rest.
     """
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if not (media_type in _READ_AS_JSON or media_type.endswith(("/json", "+json"))):
         detail = f"expected application/json, found {media_type}"
         raise Problem(UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept": "application/json"})
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in _ENCODINGS:
+        detail = f"expected a body that is not encoded, or gzip or deflate, found Content-Encoding: {encoding}"
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept-Encoding": "gzip, deflate"})
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise Problem(TOO_LARGE, f"the body has {request.content_length} bytes; at most {MAX_BODY_BYTES} are read")
-    return parse_object(await request.read())
+    try:
+        data = await request.read()
+    except web.RequestPayloadError:
+        encoded = f"; it is not the {encoding} that Content-Encoding says" if encoding not in {"", "identity"} else ""
+        raise Problem(BAD_REQUEST, f"the body cannot be read{encoded}") from None
+    return parse_object(data)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

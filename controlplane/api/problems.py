@@ -86,7 +86,8 @@ UNSUPPORTED_MEDIA_TYPE = ProblemType(
     415,
     "The content type is not supported",
     "Bodies are JSON. The content types application/json, application/merge-patch+json, any other +json, text/plain, "
-    "application/x-www-form-urlencoded (what curl sends with -d) and none at all are read as JSON.",
+    "application/x-www-form-urlencoded (what curl sends with -d) and none at all are read as JSON. The content "
+    "encodings gzip and deflate are undone.",
 )
 INTERNAL = ProblemType(
     "internal-error", 500, "Something went wrong here", "A fault of the server. `instance` finds it in the log."

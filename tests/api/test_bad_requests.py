@@ -1,7 +1,9 @@
 """Whatever is wrong with a request is refused as a problem that lists every fault, and changes nothing."""
 
+import gzip
 import json
 import string
+import zlib
 from io import BytesIO
 
 import pytest
@@ -225,6 +227,27 @@ async def test_a_body_is_read_as_json_unless_it_clearly_is_not(edge, content_typ
         SERVICES, data=json.dumps(GOOD).encode(), headers={"Content-Type": content_type}
     ) as response:
         assert response.status == status, await response.text()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [
+        pytest.param("gzip", gzip.compress(json.dumps(GOOD).encode()), 201, id="gzip is undone"),
+        pytest.param("deflate", zlib.compress(json.dumps(GOOD).encode()), 201, id="deflate is undone"),
+        pytest.param("identity", json.dumps(GOOD).encode(), 201, id="no encoding, said aloud"),
+        pytest.param("gzip", json.dumps(GOOD).encode(), 400, id="not the gzip that it claims to be"),
+        pytest.param("gzip", gzip.compress(json.dumps(GOOD).encode())[:-20], 400, id="gzip that breaks off"),
+        pytest.param("gzip", gzip.compress(b" " * 2_000_000), 413, id="a small body that unfolds to a large one"),
+        pytest.param("compress", b"x", 415, id="an encoding that is not decoded"),
+        pytest.param("gzip, gzip", b"x", 415, id="two encodings"),
+    ],
+)
+async def test_an_encoded_body_is_decoded_or_refused(edge, encoding, body, status):
+    headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+    async with edge.client.post(SERVICES, data=BytesIO(body), headers=headers) as response:
+        assert response.status == status, await response.text()
+        assert response.content_type == "application/json" if status == 201 else "application/problem+json"
+        assert ("Accept-Encoding" in response.headers) == (status == 415)
 
 
 @pytest.mark.parametrize("given_id", ["", "a b", "x" * 129, "ünï"])
