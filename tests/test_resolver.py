@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,6 +25,7 @@ class Bench:
         self.emitted: list[Resolved] = []
         self.answer: tuple[str, ...] | Exception = ("10.0.0.1",)
         self.takes_s = 0.0
+        self.slow: set[str] = set()
         self.at_once = 0
         self.most_at_once = 0
         self.resolver = Resolver(emit=self.emitted.append, resolve=self.resolve, clock=self.time, **options)
@@ -32,7 +35,7 @@ class Bench:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            await asyncio.sleep(self.takes_s)
+            await asyncio.sleep(70 if host in self.slow else self.takes_s)
         finally:
             self.at_once -= 1
         if isinstance(self.answer, Exception):
@@ -110,7 +113,7 @@ def test_the_last_good_answer_is_kept_and_the_trouble_said_once_when(
             Resolved(host=HOST, addresses=("10.0.0.1",), error=error),
         ]
         bench.answer, bench.takes_s = ("10.0.0.1",), 0
-        await asyncio.sleep(40)
+        await asyncio.sleep(90)  # what hangs is waited for, and asked again an interval later
         assert Resolved(host=HOST, addresses=("10.0.0.1",)) in bench.emitted
         assert Resolved(host="new.internal", addresses=("10.0.0.1",)) in bench.emitted
 
@@ -175,6 +178,55 @@ def test_no_more_names_than_the_bound_are_asked_at_once() -> None:
 
 
 @pytest.mark.unit
+def test_a_name_whose_look_up_hangs_is_not_asked_a_second_time_meanwhile() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.takes_s = 70
+        bench.resolver.watch(HOST)
+        await asyncio.sleep(40)
+        bench.resolver.forget(HOST)
+        bench.resolver.watch(HOST)
+        await asyncio.sleep(29)
+        assert bench.asked == [(0, HOST)]
+        assert {resolved.error for resolved in bench.emitted} == {"no answer within 5 s"}
+        bench.takes_s = 0
+        await asyncio.sleep(60)
+        assert bench.emitted[-1] == Resolved(host=HOST, addresses=("10.0.0.1",))
+
+    on_bench(scenario)
+
+
+@pytest.mark.unit
+def test_however_many_names_hang_others_are_resolved_in_time() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.resolver.watch(HOST)
+        await asyncio.sleep(1)
+        bench.slow = {f"slow-{n}.internal" for n in range(8)}
+        for host in bench.slow:
+            bench.resolver.watch(host)
+        await asyncio.sleep(299)
+        assert [at for at, host in bench.asked if host == HOST] == list(range(0, 300, 30)), "a name that answers"
+        bench.resolver.watch("new.internal")
+        await asyncio.sleep(1)
+        assert bench.emitted[-1] == Resolved(host="new.internal", addresses=("10.0.0.1",)), "a new name"
+        await asyncio.sleep(1000)
+        assert bench.most_at_once <= 6
+
+    on_bench(scenario, concurrency=2)
+
+
+@pytest.mark.unit
+def test_the_first_round_does_not_wait_for_names_to_hang_one_after_another() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.takes_s = 3600
+        for n in range(100):
+            bench.resolver.watch(f"web-{n}.internal")
+        await bench.resolver.first_round()
+        assert (bench.time(), len(bench.emitted)) == (30, 100)
+
+    on_bench(scenario)
+
+
+@pytest.mark.unit
 def test_names_watched_before_the_start_are_resolved_at_the_start() -> None:
     async def main() -> None:
         bench = Bench()
@@ -200,12 +252,48 @@ def test_names_watched_before_the_start_are_resolved_at_the_start() -> None:
 async def test_the_system_resolver_returns_addresses(
     found: list[str], addresses: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def getaddrinfo(host: str, port: object, **_: object) -> list[tuple[object, ...]]:
+    def getaddrinfo(host: str, port: object, **_: object) -> list[tuple[object, ...]]:
         assert host == HOST
         return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, 0)) for address in found]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     assert await system_resolve(HOST) == addresses
+
+
+HANGING = """
+import asyncio, socket, threading
+
+hangs = threading.Event()
+
+def getaddrinfo(*_, **__):
+    hangs.set()
+    threading.Event().wait()
+
+async def main():
+    import time
+    from controlplane.resolver import Resolver, system_resolve
+
+    resolver = Resolver(emit=print, resolve=system_resolve, clock=time.monotonic)
+    for n in range(100):
+        resolver.watch(f"web-{n}.internal")
+    running = asyncio.create_task(resolver.run())
+    while not hangs.is_set():
+        await asyncio.sleep(0.01)
+    print("look-ups:", threading.active_count() - 1)
+    running.cancel()
+    await asyncio.wait([running])
+
+socket.getaddrinfo = getaddrinfo
+import uvloop
+uvloop.run(main())
+"""
+
+
+@pytest.mark.integration
+def test_a_look_up_that_hangs_does_not_hold_up_the_end_of_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=20, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "look-ups: 8\n", "")
 
 
 @pytest.mark.integration
