@@ -72,7 +72,10 @@ class WritableRegistry(Registry, Protocol):
         ...
 
     async def drain(self, key: InstanceKey, delay_s: float) -> None:
-        """Mark an instance draining now and remove it after `delay_s`; a new `put` cancels the removal.
+        """Mark an instance draining now and remove it after `delay_s`.
+
+        A `put` that says `draining: false` cancels the removal; one of an instance that is still draining, a change
+        of its weight for example, leaves it and its time as they are.
 
         Raises UnknownInstance, RegistryUnavailable.
         """

@@ -145,7 +145,7 @@ class MemoryRegistry:
         owner = self._accepted.owner(instance)
         if owner is not None and owner != instance.id:
             raise AddressTaken(instance, owner)
-        if stored is not None and same_instance(stored, instance) and key not in self._accepted.removals:
+        if stored is not None and same_instance(stored, instance):  # so a pending removal stays as well
             self._renew(key, instance)
             await self._settle()
         else:
@@ -256,7 +256,8 @@ class MemoryRegistry:
         match record:
             case Put(instance=instance):
                 self._renew(instance.key, instance)
-                self._removals.discard(instance.key)
+                if not instance.draining:
+                    self._removals.discard(instance.key)
             case Drain():
                 self._removals.set(record.key, self._clock() + record.delay_s)
             case Delete():

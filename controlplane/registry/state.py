@@ -36,7 +36,7 @@ _STRICT = ConfigDict(extra="forbid")
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Put:
-    """Store an instance; a removal that was pending is called off."""
+    """Store an instance; a removal that was pending is called off, unless the instance is still draining."""
 
     instance: Instance
     op: Literal["put"] = "put"
@@ -203,7 +203,8 @@ class State:
     def _put(self, instance: Instance) -> PutInstance | None:
         key = instance.key
         old = self.instances.get(key)
-        self.removals.pop(key, None)
+        if not instance.draining:
+            self.removals.pop(key, None)
         if old is not None:
             if same_instance(old, instance):
                 return None

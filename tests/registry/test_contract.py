@@ -39,6 +39,11 @@ def gone(registry: WritableRegistry, instance: Instance, reason: str = "deregist
     return DeleteInstance(key=instance.key, registry=registry.name, reason=reason)
 
 
+STILL_DRAINING = [
+    pytest.param(replace(A, draining=True), id="the same again"),
+    pytest.param(replace(A, draining=True, weight=7), id="with another weight"),
+]
+
 RETYPED = [
     pytest.param(1, True, id="a number becomes a boolean"),
     pytest.param(True, 1.0, id="a boolean becomes a number"),
@@ -399,24 +404,37 @@ class TestDraining:
             assert await told.next() == gone(registry, A)
             assert await registry.delete(A.key) is False
 
-    @pytest.mark.parametrize(
-        "back",
-        [
-            pytest.param(A, id="as it was"),
-            pytest.param(replace(A, draining=True), id="still draining"),
-        ],
-    )
-    async def test_a_put_calls_the_removal_off(self, subject: Subject, back: Instance) -> None:
+    async def test_a_put_that_is_not_draining_calls_the_removal_off(self, subject: Subject) -> None:
         async with subject.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
             await told.next()
             await told.next()
-            await registry.put(back)
-            if not back.draining:
-                assert await told.next() == there(registry, back)
+            await registry.put(A)
+            assert await told.next() == there(registry, A)
+            await registry.put(replace(A, draining=True))
+            assert await told.next() == there(registry, replace(A, draining=True))
             await subject.advance(3_600.0)
             await told.silence()
+
+    @pytest.mark.parametrize("change", STILL_DRAINING)
+    async def test_a_put_that_is_still_draining_leaves_the_removal_and_its_time(
+        self, subject: Subject, change: Instance
+    ) -> None:
+        async with subject.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 30.0)
+            await told.next()
+            await told.next()
+            await subject.advance(20.0)
+            await registry.put(change)
+            if change.weight != A.weight:
+                assert await told.next() == there(registry, change)
+            await subject.advance(9.0)
+            await told.silence()
+            await subject.advance(1.1)
+
+            assert await told.next() == gone(registry, A)
 
     async def test_draining_again_counts_anew_and_is_no_change(self, subject: Subject) -> None:
         async with subject.running() as (registry, told):
@@ -450,6 +468,30 @@ class TestDraining:
             assert await told.next() == gone(registry, A)
         async with durable.listing() as (_, told):
             assert await told.listing() == []
+
+    @pytest.mark.parametrize("change", STILL_DRAINING)
+    async def test_a_removal_that_a_put_has_left_survives_a_restart(self, durable: Subject, change: Instance) -> None:
+        async with durable.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 30.0)
+            await registry.put(change)
+        for _ in range(2):  # as it was written, then as the start compacted it
+            async with durable.listing() as (registry, told):
+                assert await told.listing() == [there(registry, change)]
+        async with durable.running() as (registry, told):
+            await durable.advance(29.0)
+            await told.silence()
+            await durable.advance(1.1)
+            assert await told.next() == gone(registry, A)
+
+    async def test_a_removal_that_was_called_off_stays_so_across_a_restart(self, durable: Subject) -> None:
+        async with durable.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 30.0)
+            await registry.put(A)
+        async with durable.running() as (registry, told):
+            await durable.advance(3_600.0)
+            await told.silence()
 
 
 class TestPolicies:
