@@ -261,7 +261,7 @@ async def _xds(
 @asynccontextmanager
 async def _rest(app: web.Application, settings: Settings) -> AsyncIterator[int]:
     await require_free(settings.service_host, settings.service_port, "SERVICE_PORT")
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=DRAIN_S)
+    runner = api.Runner(app, shutdown_timeout=DRAIN_S)
     await runner.setup()
     try:
         try:

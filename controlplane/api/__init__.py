@@ -14,13 +14,14 @@ from controlplane.api.bodies import MAX_BODY_BYTES
 from controlplane.api.context import Context, HealthDefaults, Metrics, Pick, Picker, Proxies
 from controlplane.api.edge import Edge
 from controlplane.api.operations import Handler
+from controlplane.api.server import Runner
 from controlplane.api.table import OPERATIONS
 
-__all__ = ["Context", "HealthDefaults", "Metrics", "Pick", "Picker", "Proxies", "build"]
+__all__ = ["Context", "HealthDefaults", "Metrics", "Pick", "Picker", "Proxies", "Runner", "build"]
 
 
 def build(context: Context) -> web.Application:
-    """Return the application that serves `context`. Run it without an access log; it counts by `context.metrics`."""
+    """Return the application that serves `context`. Run it with a `Runner`; it counts by `context.metrics`."""
     served = [operation for operation in OPERATIONS if context.metrics is not None or not operation.needs_metrics]
     edge = Edge(context, orjson.dumps(openapi.document(served, context.version)))
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[edge.middleware])

@@ -249,10 +249,11 @@ async def _without_slash(request: web.Request) -> str | None:
     return None if isinstance(found.http_exception, web.HTTPNotFound) else shorter
 
 
-def set_common_headers(response: web.StreamResponse, request_id: str) -> None:
-    """Set what every answer carries."""
+def set_common_headers(response: web.StreamResponse, request_id: str | None) -> None:
+    """Set what every answer carries; the id only where there is one."""
     headers = response.headers
-    headers["X-Request-Id"] = request_id
+    if request_id is not None:
+        headers["X-Request-Id"] = request_id
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Server"] = "controlplane"
 

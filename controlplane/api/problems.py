@@ -203,8 +203,8 @@ class Problem(Exception):
             document["errors"] = [fault.document() for fault in self.errors[:_MAX_FAULTS]]
         return {**document, **self.members}
 
-    def response(self, request_id: str) -> web.Response:
-        """Return the answer that refuses the request."""
+    def response(self, request_id: str | None) -> web.Response:
+        """Return the answer that refuses the request, which has no id where it was never read."""
         return web.Response(
             status=self.status,
             body=orjson.dumps(self.document(request_id)),

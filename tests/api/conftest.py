@@ -137,7 +137,7 @@ async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Runn
     )
     async with AsyncExitStack() as stack:
         task = asyncio.create_task(asyncio.Event().wait() if silent else registry.run(live.apply))
-        client: TestClient[Any, Any] = TestClient(TestServer(api.build(context), host="127.0.0.1"))
+        client: TestClient[Any, Any] = TestClient(Server(api.build(context), host="127.0.0.1"))
         await stack.enter_async_context(client)
         try:
             yield Running(
@@ -153,6 +153,13 @@ async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Runn
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+class Server(TestServer):
+    """Run the application as the process does."""
+
+    async def _make_runner(self, **_options: Any) -> api.Runner:
+        return api.Runner(self.app, shutdown_timeout=2.0)
 
 
 class _Timer:
