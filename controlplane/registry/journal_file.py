@@ -95,8 +95,14 @@ class JournalFile:
                 f"DATA_DIR {folder} is in use by another process (pid {holder or 'unknown'}); "
                 "stop that one, or give this one a folder of its own"
             ) from error
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            os.close(self._lock_fd)
+            raise JournalError(
+                f"DATA_DIR {folder} cannot be locked: {error.strerror}; use a folder on a file system that has locks"
+            ) from error
+        with suppress(OSError):  # the lock holds without the pid, which is a hint for people, and the disk may be full
+            os.ftruncate(self._lock_fd, 0)
+            os.pwrite(self._lock_fd, b"%d\n" % os.getpid(), 0)
 
     def read(self) -> tuple[State, tuple[str, ...]]:
         """Return the state that the lines lead to, and remarks on those that were cut off or are to be set aside.

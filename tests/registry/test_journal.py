@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -274,6 +275,26 @@ class TestFailingDisk:
 
         assert set((await state_of(tmp_path)).instances) == {A.key, B.key}
 
+    async def test_a_disk_that_is_full_at_the_very_first_start_refuses_writes_until_there_is_room(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(fd: int, data: bytes, offset: int) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "pwrite", full)
+        disk = Disk()
+        disk.failing = errno.ENOSPC
+        async with opened(tmp_path, write=disk.write, fsync=disk.fsync) as (registry, journal):
+            assert "No space left" in journal.fault
+            with pytest.raises(RegistryUnavailable):
+                await registry.put(A)
+            with pytest.raises(JournalError, match="in use by another process"):
+                Journal.open(tmp_path)
+            disk.failing = None
+            await registry.put(A)
+
+        assert (await state_of(tmp_path)).instances == {A.key: A}
+
 
 class TestCompaction:
     async def test_under_steady_writing_the_file_stays_small_and_loses_nothing(self, tmp_path: Path) -> None:
@@ -385,6 +406,21 @@ class TestAccess:
         (tmp_path / "file").touch()
         with pytest.raises(JournalError, match=r"DATA_DIR .*file/data cannot be used"):
             Journal.open(tmp_path / "file" / "data")
+
+    def test_a_folder_that_cannot_be_locked_is_named_and_nothing_stays_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+
+        def no_locks(fd: int, operation: int) -> None:
+            asked.append(fd)
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        with pytest.raises(JournalError, match=rf"DATA_DIR {tmp_path} cannot be locked: No locks available"):
+            Journal.open(tmp_path)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(asked[0])
 
     async def test_writes_after_the_close_are_refused(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as (registry, _):
