@@ -7,6 +7,7 @@ know are faults in the file and in flags, and ignored in the environment, which 
 
 import difflib
 import ipaddress
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,6 +130,9 @@ PROFILES: Mapping[str, Mapping[str, object]] = {
 
 SECRETS = frozenset(name for name, info in Settings.model_fields.items() if info.annotation == SecretStr | None)
 
+_SHOWN_MAX = 80
+"""Characters of a faulty value that are told."""
+
 # What this version does not carry yet: asking for it must stop the start, not be passed over in silence.
 _ABSENT: Mapping[str, str] = {
     "tls_enabled": "TLS on our ports",
@@ -183,24 +187,50 @@ def load(
         merged.update(known)
         origins.update(dict.fromkeys(known, origin))
 
-    try:
-        settings = Settings.model_validate(merged)
-    except ValidationError as error:
-        for fault in error.errors(include_url=False, include_context=False, include_input=False):
-            name = str(fault["loc"][0])
-            faults.append(f"{name.upper()} ({origins[name]}): {fault['msg']}")
-        raise SettingsError(faults) from None
+    settings = _validated(merged, origins, faults)
     faults += _refusals(settings)
     if faults:
         raise SettingsError(faults)
     return Loaded(settings=settings, origins=origins, warnings=tuple(warnings))
 
 
+def _validated(merged: Mapping[str, object], origins: Mapping[str, str], faults: list[str]) -> Settings:
+    """Return the settings; where values are faulty, say so and leave them out, so that the rest is judged too."""
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+    kept = dict(merged)
+    for fault in found:
+        name = str(fault["loc"][0])
+        # The input of an element is the element; that of a value may have been changed on the way to its check.
+        value = fault["input"] if len(fault["loc"]) > 1 else merged[name]
+        shown = "" if name in SECRETS else f", found {_shown(value)}"
+        faults.append(f"{name.upper()} ({origins[name]}): {fault['msg']}{shown}")
+        kept.pop(name, None)
+    for name in {str(fault["loc"][0]) for fault in found if len(fault["loc"]) > 1}:
+        bad = {fault["loc"][1] for fault in found if fault["loc"][0] == name}
+        if rest := tuple(part for at, part in enumerate(_split(merged[name])) if at not in bad):
+            kept[name] = rest
+    return Settings.model_validate(kept)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+
+
 def _refusals(settings: Settings) -> list[str]:
+    """Say what is valid value by value and yet cannot be started with."""
     faults = [
         f"{name.upper()}: {what} is not part of this version; leave it off"
         for name, what in _ABSENT.items()
         if getattr(settings, name)
+    ]
+    faults += [
+        f"{name.upper()}={value} asks for client certificates, which there are with TLS only; set it to none"
+        for name in ("tls_client_auth", "xds_tls_client_auth")
+        if (value := getattr(settings, name)) != "none" and not settings.tls_enabled
     ]
     others = [name for name in settings.registry_type if name != "memory"]
     if others:
@@ -208,6 +238,12 @@ def _refusals(settings: Settings) -> list[str]:
             f"REGISTRY_TYPE: {', '.join(others)} is not part of this version; 'memory' is "
             "(with DATA_DIR set it survives restarts)"
         )
+    if absent := [name for name in settings.registry_optional if name not in settings.registry_type]:
+        there = ",".join(settings.registry_type)
+        faults.append(f"REGISTRY_OPTIONAL: {', '.join(absent)} is not in REGISTRY_TYPE, which is {there}")
+    folder = settings.health_check_scripts_dir
+    if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where it may not look
+        faults.append(f"HEALTH_CHECK_SCRIPTS_DIR: there is no folder {str(folder)!r}")
     if settings.environment != DEVELOPMENT and not settings.allow_anonymous:
         faults.append(
             f"ENVIRONMENT={settings.environment} without any authentication is refused, because everyone who "
@@ -225,18 +261,32 @@ def _read_file(path: Path, faults: list[str]) -> dict[str, object]:
     import yaml  # noqa: PLC0415 - most processes have no file, and this is a MiB
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.compose(text, yaml.SafeLoader)
+        document = yaml.safe_load(text)
     except OSError as error:
         faults.append(f"config file {path}: {error.strerror or error}")
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date
         faults.append(f"config file {path}: not YAML: {' '.join(str(error).split())}")
         return {}
     if document is None:
         return {}
-    if not isinstance(document, dict) or not all(isinstance(name, str) for name in document):
+    if (
+        not isinstance(tree, yaml.MappingNode)
+        or not isinstance(document, dict)
+        or not all(isinstance(name, str) for name in document)
+    ):
         faults.append(f"config file {path}: expected a mapping of setting names to values")
         return {}
+    lines: dict[str, list[str]] = {}
+    for key, _ in tree.value:
+        lines.setdefault(str(key.value).lower(), []).append(str(key.start_mark.line + 1))
+    faults += [
+        f"config file {path}: {name} is given more than once, in lines {', '.join(at)}"
+        for name, at in lines.items()
+        if len(at) > 1
+    ]
     return {name.lower(): value for name, value in document.items()}
 
 

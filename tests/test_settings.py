@@ -74,21 +74,76 @@ def test_the_gateway_listens_on_an_address_not_a_name() -> None:
     assert any("GATEWAY_HOST" in fault and "IP address" in fault for fault in faults({"GATEWAY_HOST": "localhost"}))
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_told_at_once_and_each_once(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text("log_levle: INFO\nhealth_check_timeout: soon\n")
+    path.write_text(
+        "log_levle: INFO\nhealth_check_timeout: soon\nenvironment: production\nENVIRONMENT: production\n"
+        "consul_token: [s3cr3t]\n"
+    )
+    environ = {
+        "XDS_PORT": "70000",
+        "SERVICE_PORT": "x",
+        "LOG_LEVEL": "loud",
+        "GATEWAY_HOST": "localhost",
+        "REGISTRY_TYPE": "consul,zookeeper",
+        "REGISTRY_OPTIONAL": "consul,etcd",
+        "HEALTH_CHECK_SCRIPTS_DIR": str(tmp_path / "absent"),
+        "API_KEY_ENABLED": "on",
+        "JWT_ENABLED": "perhaps",
+        "TLS_CLIENT_AUTH": "required",
+        "XDS_TLS_CLIENT_AUTH": "required",
+        "CONFIG_FILE": str(path),
+    }
 
-    told = "\n".join(faults({"XDS_PORT": "70000", "SERVICE_PORT": "x", "CONFIG_FILE": str(path)}, sevice_name="x"))
+    told = faults(environ, sevice_name="x")
 
-    for part in (
-        "log_levle",
-        "did you mean log_level",
-        "HEALTH_CHECK_TIMEOUT",
-        "XDS_PORT",
-        "SERVICE_PORT",
-        "sevice_name",
-    ):
-        assert part in told
+    expected = [
+        ("log_levle", "did you mean log_level"),
+        ("sevice_name", "did you mean service_name"),
+        ("HEALTH_CHECK_TIMEOUT", "'soon'"),
+        ("environment is given more than once", "lines 3, 4"),
+        ("CONSUL_TOKEN", "valid string"),
+        ("XDS_PORT", "'70000'"),
+        ("SERVICE_PORT", "'x'"),
+        ("LOG_LEVEL (environment)", "'loud'"),
+        ("GATEWAY_HOST", "'localhost'"),
+        ("REGISTRY_TYPE (environment)", "'zookeeper'"),
+        ("REGISTRY_TYPE: consul", "not part of this version"),
+        ("REGISTRY_OPTIONAL: etcd", "not in REGISTRY_TYPE"),
+        ("HEALTH_CHECK_SCRIPTS_DIR", "absent"),
+        ("API_KEY_ENABLED", "not part of this version"),
+        ("JWT_ENABLED", "'perhaps'"),
+        ("TLS_CLIENT_AUTH=required", "with TLS only"),
+        ("XDS_TLS_CLIENT_AUTH=required", "with TLS only"),
+        ("ENVIRONMENT=production", "ALLOW_ANONYMOUS=true"),
+    ]
+    for subject, part in expected:
+        assert any(subject in fault and part in fault for fault in told), (subject, told)
+    assert len(told) == len(expected), told
+    assert "s3cr3t" not in str(told)
+
+
+@pytest.mark.parametrize(
+    ("environ", "part"),
+    [
+        pytest.param({"REGISTRY_OPTIONAL": "consul"}, "REGISTRY_OPTIONAL: consul", id="an optional registry not used"),
+        pytest.param({"TLS_CLIENT_AUTH": "optional"}, "TLS_CLIENT_AUTH=optional", id="client certificates without TLS"),
+        pytest.param({"XDS_TLS_CLIENT_AUTH": "required"}, "XDS_TLS_CLIENT_AUTH=required", id="the same for xDS"),
+        pytest.param({"HEALTH_CHECK_SCRIPTS_DIR": "/dev/null"}, "'/dev/null'", id="a file for a folder of scripts"),
+        pytest.param({"SERVICE_NAME": "x", "LOG_LEVEL": "x" * 5000}, "…", id="a long value, shortened"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(environ: dict[str, str], part: str) -> None:
+    [told] = faults(environ)
+
+    assert part in told
+    assert len(told) < 300
+
+
+def test_what_there_is_is_accepted(tmp_path: Path) -> None:
+    loaded = load({"REGISTRY_OPTIONAL": "memory", "HEALTH_CHECK_SCRIPTS_DIR": str(tmp_path), "TLS_CLIENT_AUTH": "none"})
+
+    assert loaded.settings.health_check_scripts_dir == tmp_path
 
 
 def test_variables_of_others_are_ignored() -> None:
@@ -102,7 +157,11 @@ def test_a_kubernetes_service_link_is_ignored_with_a_warning() -> None:
     assert "XDS_PORT" in loaded.warnings[0]
 
 
-@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00"], ids=["a list", "broken YAML", "binary"])
+@pytest.mark.parametrize(
+    "content",
+    ["- a\n- b\n", "a: [", "\x00", "data_dir: 2026-13-13"],
+    ids=["a list", "broken YAML", "binary", "no such date"],
+)
 def test_a_file_that_is_no_mapping_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(content)
