@@ -100,7 +100,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             change = live.apply(event)
             if change is None:
                 return
-            verdicts.add(event)
+            if before is not None:
+                verdicts.add(event, before.instance)
             # The score moves in steps under a lasting state: worth keeping, not worth a line.
             if before is None or before.verdict is None or before.verdict.status is not event.verdict.status:
                 log.info(

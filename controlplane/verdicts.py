@@ -6,7 +6,7 @@ Only the newest verdict of each instance waits, so a registry that is slow or do
 import asyncio
 from collections.abc import Callable
 
-from controlplane.model import InstanceKey, Judged
+from controlplane.model import Instance, InstanceKey, Judged
 from controlplane.registry import RegistryError, WritableRegistry
 
 _RETRY_S = 1.0
@@ -18,12 +18,12 @@ class VerdictWriter:
     def __init__(self, registry: WritableRegistry, on_failure: Callable[[RegistryError], None]) -> None:
         self._registry = registry
         self._on_failure = on_failure
-        self._waiting: dict[InstanceKey, Judged] = {}
+        self._waiting: dict[InstanceKey, tuple[Judged, Instance]] = {}
         self._wake = asyncio.Event()
 
-    def add(self, judged: Judged) -> None:
-        """Note a verdict; it replaces an older one that still waits."""
-        self._waiting[judged.key] = judged
+    def add(self, judged: Judged, instance: Instance) -> None:
+        """Note a verdict about `instance`, as it was judged; it replaces an older one that still waits."""
+        self._waiting[judged.key] = (judged, instance)
         self._wake.set()
 
     async def run(self) -> None:
@@ -40,12 +40,13 @@ class VerdictWriter:
 
     async def _write_all(self) -> bool:
         while self._waiting:
-            key, judged = next(iter(self._waiting.items()))
+            key, waiting = next(iter(self._waiting.items()))
+            judged, instance = waiting
             try:
-                await self._registry.record(key, judged.verdict)
+                await self._registry.record(key, judged.verdict, instance)
             except RegistryError as error:
                 self._on_failure(error)
                 return False
-            if self._waiting.get(key) is judged:
+            if self._waiting.get(key) is waiting:
                 del self._waiting[key]
         return True

@@ -88,8 +88,12 @@ class WritableRegistry(Registry, Protocol):
         """
         ...
 
-    async def record(self, key: InstanceKey, verdict: Verdict) -> None:
-        """Keep a health verdict with its instance, so that a restart takes nobody out. Unknown keys are ignored."""
+    async def record(self, key: InstanceKey, verdict: Verdict, of: Instance) -> None:
+        """Keep a health verdict with its instance, so that a restart takes nobody out.
+
+        `of` is the instance that was judged. Where the accepted one is checked elsewhere or otherwise by now
+        (`same_target`), or is gone, the verdict is ignored: it says nothing about the new target.
+        """
         ...
 
     async def put_policy(self, service: ServiceName, policy: Policy) -> bool:

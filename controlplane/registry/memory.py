@@ -22,6 +22,7 @@ from controlplane.model import (
     Synced,
     Verdict,
     same_instance,
+    same_target,
 )
 from controlplane.registry import (
     AddressTaken,
@@ -176,12 +177,15 @@ class MemoryRegistry:
         self._renew(key, instance)
         return instance.ttl
 
-    async def record(self, key: InstanceKey, verdict: Verdict) -> None:
+    async def record(self, key: InstanceKey, verdict: Verdict, of: Instance) -> None:
         """Keep a verdict, without waiting for the disk; see WritableRegistry.
 
         One that the disk refuses is held all the same, and goes into the file with the next that it takes.
         """
-        if key in self._accepted.instances and self._accepted.verdicts.get(key) != verdict:
+        instance = self._accepted.instances.get(key)
+        if instance is None or not same_target(of, instance):
+            return
+        if self._accepted.verdicts.get(key) != verdict:
             self._accept(Judge(service=key.service, id=key.id, verdict=verdict), None)
 
     async def put_policy(self, service: ServiceName, policy: Policy) -> bool:

@@ -526,8 +526,8 @@ class TestVerdicts:
     async def test_a_verdict_comes_back_with_its_instance(self, durable: Subject) -> None:
         async with durable.running() as (registry, told):
             await registry.put(self.CHECKED)
-            await registry.record(self.CHECKED.key, verdict())
-            await registry.record(self.CHECKED.key, self.SICK)
+            await registry.record(self.CHECKED.key, verdict(), self.CHECKED)
+            await registry.record(self.CHECKED.key, self.SICK, self.CHECKED)
             await registry.put(replace(self.CHECKED, weight=9))
             assert [await told.next(), await told.next()] == [
                 there(registry, self.CHECKED),
@@ -539,25 +539,46 @@ class TestVerdicts:
                 PutInstance(instance=replace(self.CHECKED, weight=9), registry=registry.name, verdict=self.SICK)
             ]
 
-    @pytest.mark.parametrize(
-        "changed",
-        [
-            pytest.param(replace(CHECKED, port=9), id="another port"),
-            pytest.param(replace(CHECKED, health_check=HealthCheck(http_path="/new")), id="another path"),
-        ],
+    ELSEWHERE = (
+        pytest.param(replace(CHECKED, port=9), id="another port"),
+        pytest.param(replace(CHECKED, health_check=HealthCheck(http_path="/new")), id="another path"),
     )
+
+    @pytest.mark.parametrize("changed", ELSEWHERE)
     async def test_a_verdict_does_not_speak_for_another_target(self, durable: Subject, changed: Instance) -> None:
         async with durable.running() as (registry, _):
             await registry.put(self.CHECKED)
-            await registry.record(self.CHECKED.key, self.SICK)
+            await registry.record(self.CHECKED.key, self.SICK, self.CHECKED)
             await registry.put(changed)
         async with durable.listing() as (registry, told):
             assert await told.listing() == [there(registry, changed)]
 
+    @pytest.mark.parametrize("changed", ELSEWHERE)
+    async def test_a_verdict_that_comes_behind_a_move_does_not_speak_for_the_new_target(
+        self, durable: Subject, changed: Instance
+    ) -> None:
+        async with durable.running() as (registry, _):
+            await registry.put(self.CHECKED)
+            moved = asyncio.create_task(registry.put(changed))
+            await asyncio.sleep(0)
+            await registry.record(self.CHECKED.key, self.SICK, self.CHECKED)
+            await moved
+            await registry.record(self.CHECKED.key, self.SICK, self.CHECKED)
+        async with durable.listing() as (registry, told):
+            assert await told.listing() == [there(registry, changed)]
+
+    async def test_a_verdict_about_what_has_since_changed_otherwise_is_kept(self, durable: Subject) -> None:
+        heavy = replace(self.CHECKED, weight=9)
+        async with durable.running() as (registry, _):
+            await registry.put(heavy)
+            await registry.record(heavy.key, self.SICK, self.CHECKED)
+        async with durable.listing() as (registry, told):
+            assert await told.listing() == [PutInstance(instance=heavy, registry=registry.name, verdict=self.SICK)]
+
     async def test_a_verdict_goes_with_its_instance(self, durable: Subject) -> None:
         async with durable.running() as (registry, _):
             await registry.put(self.CHECKED)
-            await registry.record(self.CHECKED.key, self.SICK)
+            await registry.record(self.CHECKED.key, self.SICK, self.CHECKED)
             await registry.delete(self.CHECKED.key)
             await registry.put(self.CHECKED)
         async with durable.listing() as (registry, told):
@@ -565,7 +586,7 @@ class TestVerdicts:
 
     async def test_a_verdict_about_nobody_is_ignored(self, subject: Subject) -> None:
         async with subject.running() as (registry, told):
-            await registry.record(key("web", "nobody"), self.SICK)
+            await registry.record(key("web", "nobody"), self.SICK, instance("web", "nobody"))
             await told.silence()
 
 

@@ -251,7 +251,7 @@ class TestFailingDisk:
         async with opened(tmp_path, write=disk.write, fsync=disk.fsync) as (registry, _):
             await registry.put(A)
             disk.failing = errno.EIO
-            await registry.record(A.key, sick)
+            await registry.record(A.key, sick, A)
             with pytest.raises(RegistryUnavailable):
                 await registry.put(B)
             disk.failing = None
@@ -440,7 +440,7 @@ class TestAccess:
         async with opened(tmp_path) as (registry, _):
             await registry.put(A)
             for n in range(MAX_PENDING):
-                await registry.record(A.key, verdict(since=float(n)))
+                await registry.record(A.key, verdict(since=float(n)), A)
             with pytest.raises(RegistryUnavailable, match="wait for the disk"):
                 await registry.put(B)
 
@@ -541,13 +541,13 @@ class TestFormat:
         leased = replace(A, ttl=30.0)
         async with opened(tmp_path, write=disk.write, fsync=disk.fsync) as (registry, journal):
             await registry.put(leased)
-            await registry.record(A.key, verdict())
+            await registry.record(A.key, verdict(), A)
             await registry.put_policy(WEB, Policy(timeout=1.0))
             lines, fsyncs = journal.lines, disk.fsyncs
             for _ in range(3):
                 await registry.heartbeat(A.key)
                 await registry.put(leased)
-                await registry.record(A.key, verdict())
+                await registry.record(A.key, verdict(), A)
                 await registry.put_policy(WEB, Policy(timeout=1.0))
                 await registry.delete(key("web", "nobody"))
 
@@ -571,7 +571,7 @@ class TestFormat:
             writer = asyncio.create_task(registry.put(B))
             repetition = asyncio.create_task(registry.put(B))
             assert await asyncio.to_thread(entered.wait, PATIENCE_S)
-            await registry.record(A.key, verdict())
+            await registry.record(A.key, verdict(), A)
             assert await registry.heartbeat(A.key) is None
             assert not writer.done()
             assert not repetition.done(), "it rests on a write that may still fail"
@@ -611,7 +611,10 @@ async def perform(registry: MemoryRegistry, what: str, id: str, number: int) -> 
             case "drain":
                 await registry.drain(key("web", id), float(number))
             case "record":
-                await registry.record(key("web", id), verdict(score=number))
+                judged = instance(
+                    "web", id, port=number + 1, health_check=HealthCheck(http_path=f"/{(number + 1) % 2}")
+                )
+                await registry.record(judged.key, verdict(score=number), judged)
             case "policy":
                 await registry.put_policy(ServiceName(id), Policy(timeout=float(number)))
             case "no_policy":
