@@ -71,8 +71,12 @@ async def events(edge: Edge, request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     try:
         await _stream(edge, response, only, request.headers.get("Last-Event-ID"))
-    except (ClientConnectionResetError, TimeoutError):
-        pass  # the client is gone, or takes nothing: its stream ends
+    except ClientConnectionResetError:
+        pass  # the client is gone: its stream ends
+    except TimeoutError:
+        # It takes nothing: to end the answer in order would wait for the very same reader.
+        if request.transport is not None:
+            request.transport.abort()
     finally:
         request[WAITED_S] = edge.context.monotonic() - started
     return response

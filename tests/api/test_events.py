@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -255,6 +256,26 @@ async def test_a_quiet_stream_is_kept_alive_and_its_id_moves_on(edge, monkeypatc
             assert latest.kind == ""
 
     assert first.kind == ""
+
+
+async def test_a_reader_that_takes_nothing_is_disconnected(edge, monkeypatch):
+    monkeypatch.setattr("controlplane.api.events._STUCK_S", 0.2)
+    fat = {f"k{n}": "x" * 4000 for n in range(60)}
+    for number in range(40):  # 10 MB in all, more than the sockets buffer
+        await edge.register("web", id=f"i{number}", host=f"10.0.0.{number}", metadata=fat)
+    server = edge.client.server.runner.server
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(reader, ("127.0.0.1", edge.client.port))
+        others = set(server.connections)
+        await loop.sock_sendall(reader, f"GET {EVENTS} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            while not set(server.connections) - others:
+                await asyncio.sleep(0)
+            while set(server.connections) - others:
+                await asyncio.sleep(0)
 
 
 async def test_a_stream_ends_with_the_process(edge):
