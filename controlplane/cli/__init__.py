@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from controlplane.cli.output import Output, OutputFormat, show, table
+
 FAILED = 1
 USAGE = 2
 
@@ -31,13 +33,6 @@ class Protocol(StrEnum):
 
     DELTA = "delta"
     SOTW = "sotw"
-
-
-class OutputFormat(StrEnum):
-    """Name the forms in which data is printed."""
-
-    YAML = "yaml"
-    JSON = "json"
 
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; also CONFIG_FILE.")]
@@ -135,54 +130,87 @@ def bootstrap(
 @app.command()
 def render(
     file: Annotated[Path, typer.Option("--file", "-f", exists=True, dir_okay=False, help="YAML file of services.")],
-    output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.YAML,
+    output: Output = OutputFormat.TABLE,
     gateway_host: Annotated[str, typer.Option(help="Address of the gateway listener.")] = "127.0.0.1",
     gateway_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway listener.")] = 10000,
 ) -> None:
-    """Print what Envoys would be told of the services in a file, without a network; exit 3 where it has faults."""
-    import json  # noqa: PLC0415
+    """Print what Envoys would be told of the services in a file, without a network; exit 3 where it has faults.
 
-    import yaml  # noqa: PLC0415
-
+    The table lists the resources; JSON and YAML hold them in full.
+    """
     from controlplane.render import RenderError, load  # noqa: PLC0415
     from controlplane.render import render as make  # noqa: PLC0415
-    from controlplane.translate.decode import documents  # noqa: PLC0415
+    from controlplane.translate.decode import KINDS, documents  # noqa: PLC0415
 
     try:
-        told = documents(make(load(file.read_text(encoding="utf-8")), gateway_host, gateway_port))
+        snapshot = make(load(file.read_text(encoding="utf-8")), gateway_host, gateway_port)
     except (RenderError, UnicodeDecodeError) as error:
         fail(f"{file}: {error}", 3)
-    if output is OutputFormat.JSON:
-        typer.echo(json.dumps(told, indent=2))
-    else:
-        typer.echo(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), nl=False)
+    rows = [
+        (kind, name, resource.version, len(resource.body))
+        for type_url, kind in KINDS.items()
+        for name, resource in sorted(snapshot.of_type(type_url).items())
+    ]
+    in_full = {} if output is OutputFormat.TABLE else documents(snapshot)
+    show(in_full, output, table(("KIND", "NAME", "VERSION", "BYTES"), rows))
 
 
 @app.command()
-def health(server: ServerUrl = "http://127.0.0.1:8090") -> None:
+def health(server: ServerUrl = "http://127.0.0.1:8090", output: Output = OutputFormat.TABLE) -> None:
     """Print the control plane's health; exit 1 where it cannot be reached or is not ready."""
+    import json  # noqa: PLC0415
+
+    _require_url(server)
+    text = _get(server, "/health")
+    try:
+        summary = json.loads(text)
+    except ValueError:
+        summary = None
+    if not isinstance(summary, dict):
+        fail(f"{server} is no control plane: it answers /health with something else than a JSON object", FAILED)
+    show(summary, output, table([str(name).upper() for name in summary], [list(summary.values())]))
+    _get(server, "/readyz")
+
+
+def _require_url(server: str) -> None:
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    try:
+        url = urlsplit(server)
+        whole = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        whole = False
+    if not whole:
+        fail(f"--server {server!r}: expected a URL such as http://127.0.0.1:8090", USAGE)
+
+
+def _get(server: str, path: str) -> bytes:
+    """Return what the server answers; exit with one line where it does not, or not with success."""
+    import http.client  # noqa: PLC0415
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
 
-    if not server.startswith(("http://", "https://")):
-        fail(f"--server {server!r}: expected a URL that begins with http:// or https://", USAGE)
     try:
-        with urllib.request.urlopen(f"{server.rstrip('/')}/health", timeout=5) as answer:  # noqa: S310
-            typer.echo(answer.read().decode())
-        with urllib.request.urlopen(f"{server.rstrip('/')}/readyz", timeout=5):  # noqa: S310
-            pass
-    except urllib.error.HTTPError as error:
-        fail(f"not ready: {error.read().decode(errors='replace').strip()}", FAILED)
-    except OSError as error:
-        fail(f"cannot reach {server}: {error}", FAILED)
+        try:
+            with urllib.request.urlopen(server.rstrip("/") + path, timeout=5) as answer:  # noqa: S310
+                body: bytes = answer.read()
+                return body
+        except urllib.error.HTTPError as error:
+            said = " ".join(error.read().decode(errors="replace").split())
+            fail(f"not ready: {path} answers {error.code}: {said}", FAILED)
+    except (OSError, http.client.HTTPException) as error:
+        fail(f"cannot reach {server}: {' '.join(str(error).split()) or type(error).__name__}", FAILED)
+    except ValueError as error:
+        fail(f"--server {server!r}: {error}", USAGE)
 
 
 @app.command()
-def version() -> None:
+def version(output: Output = OutputFormat.TABLE) -> None:
     """Print the version."""
     from importlib.metadata import version as installed  # noqa: PLC0415
 
-    typer.echo(installed("service-discovery-controlplane"))
+    number = installed("service-discovery-controlplane")
+    show({"version": number}, output, number)
 
 
 @config_app.command("check")
@@ -201,6 +229,7 @@ def config_check(config: ConfigFile = None) -> None:
 def config_show(
     config: ConfigFile = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say where each value comes from.")] = False,
+    output: Output = OutputFormat.TABLE,
 ) -> None:
     """Print the settings in force; secrets are masked."""
     from controlplane.settings import SettingsError, load  # noqa: PLC0415
@@ -209,19 +238,31 @@ def config_show(
         loaded = load(os.environ, config_file=config)
     except SettingsError as error:
         fail(str(error), 3)
-    for name, value in loaded.settings.model_dump(mode="json").items():
-        shown = ",".join(value) if isinstance(value, list) else "" if value is None else value
-        typer.echo(f"{name.upper()}={shown}" + (f"  # {loaded.origins[name]}" if origin else ""))
+    values = {name.upper(): value for name, value in loaded.settings.model_dump(mode="json").items()}
+    origins = {name: str(loaded.origins[name.lower()]) for name in values}
+    if origin:
+        data: object = {name: {"value": value, "origin": origins[name]} for name, value in values.items()}
+        text = table(
+            ("SETTING", "VALUE", "ORIGIN"), [(name, _cell(value), origins[name]) for name, value in values.items()]
+        )
+    else:
+        data = values
+        text = table(("SETTING", "VALUE"), [(name, _cell(value)) for name, value in values.items()])
+    show(data, output, text)
+
+
+def _cell(value: object) -> object:
+    """Return a setting as an environment variable would hold it."""
+    return ",".join(map(str, value)) if isinstance(value, list) else "" if value is None else value
 
 
 @config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of the configuration file."""
-    import json  # noqa: PLC0415
-
+def config_schema(output: Output = OutputFormat.JSON) -> None:
+    """Print the JSON Schema of the configuration file; it has no form as a table, which prints JSON."""
     from controlplane.settings import Settings  # noqa: PLC0415
 
-    typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
+    form = OutputFormat.JSON if output is OutputFormat.TABLE else output
+    show(Settings.model_json_schema(), form, "")
 
 
 def host_and_port(value: str, option: str) -> tuple[str, int]:

@@ -1,8 +1,12 @@
 """What an operator types and gets: data on stdout, talk on stderr, exit status 0, 1, 2 or 3."""
 
 import json
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,8 +86,10 @@ def test_config_check_names_every_fault_and_exits_3(cli: CliRunner) -> None:
 def test_config_show_says_where_values_come_from_and_masks_secrets(cli: CliRunner) -> None:
     result = cli.invoke(app, ["config", "show", "--origin"], env={"XDS_PORT": "1234", "CONSUL_TOKEN": "s3cr3t"})
 
-    assert "XDS_PORT=1234  # environment" in result.stdout
-    assert "SERVICE_PORT=8090  # default" in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert rows[0] == ["SETTING", "VALUE", "ORIGIN"]
+    assert ["XDS_PORT", "1234", "environment"] in rows
+    assert ["SERVICE_PORT", "8090", "default"] in rows
     assert "s3cr3t" not in result.output
 
 
@@ -99,11 +105,123 @@ def test_serve_refuses_a_faulty_configuration_with_all_faults(cli: CliRunner) ->
     assert "LOG_FORMAT" in result.stderr
 
 
+def test_render_lists_the_resources_with_version_and_size(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["render", "-f", str(GOLDEN / "weights" / "in.yaml")])
+
+    header, *rows = [line.split() for line in result.stdout.splitlines()]
+    assert header == ["KIND", "NAME", "VERSION", "BYTES"]
+    assert {row[0] for row in rows} == {"clusters", "endpoints", "listeners", "routes"}
+    assert all(int(row[3]) > 0 for row in rows)
+
+
+READ = {"json": json.loads, "yaml": yaml.safe_load}
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+@pytest.mark.parametrize(
+    ("command", "holds"),
+    [
+        pytest.param(["version"], "version", id="version"),
+        pytest.param(["config", "show"], "XDS_PORT", id="config show"),
+        pytest.param(["config", "show", "--origin"], "XDS_PORT", id="config show with origins"),
+        pytest.param(["config", "schema"], "properties", id="config schema"),
+        pytest.param(["render", "-f", str(GOLDEN / "weights" / "in.yaml")], "clusters", id="render"),
+    ],
+)
+def test_data_is_printed_for_programs_too(cli: CliRunner, command: list[str], holds: str, form: str) -> None:
+    result = cli.invoke(app, [*command, "-o", form])
+
+    assert result.exit_code == 0
+    assert holds in READ[form](result.stdout)
+    assert result.stdout.startswith("{") == (form == "json")
+
+
 def test_health_fails_where_nothing_listens(cli: CliRunner) -> None:
     result = cli.invoke(app, ["health", "--server", "http://127.0.0.1:1"])
 
     assert result.exit_code == 1
     assert "cannot reach" in result.stderr
+
+
+@contextmanager
+def answering(answer: Callable[[str], bytes]) -> Iterator[str]:
+    """Serve connections one after another, each with the bytes for its path, and yield the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(answer(connection.recv(65_536).decode().split()[1]))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("form", "printed"),
+    [
+        ("table", "STATUS\nhealthy\n"),
+        ("json", '{\n  "status": "healthy"\n}\n'),
+        ("yaml", "status: healthy\n"),
+    ],
+)
+def test_health_prints_what_the_server_says(cli: CliRunner, form: str, printed: str) -> None:
+    with answering(lambda _path: OK + b'{"status": "healthy"}') as server:
+        result = cli.invoke(app, ["health", "--server", server, "-o", form])
+
+    assert (result.exit_code, result.stdout) == (0, printed)
+
+
+def test_health_fails_where_the_server_is_not_ready(cli: CliRunner) -> None:
+    def answer(path: str) -> bytes:
+        return OK + b"{}" if path == "/health" else b"HTTP/1.1 503 No\r\nConnection: close\r\n\r\ndns: waiting\n"
+
+    with answering(answer) as server:
+        result = cli.invoke(app, ["health", "--server", server])
+
+    assert result.exit_code == 1
+    assert result.stderr == "not ready: /readyz answers 503: dns: waiting\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n", id="not HTTP"),
+        pytest.param(b"", id="nothing"),
+        pytest.param(OK + b"<html>", id="no JSON"),
+        pytest.param(OK + b"[1]", id="other JSON"),
+    ],
+)
+def test_health_says_in_one_line_that_something_else_listens(cli: CliRunner, answer: bytes) -> None:
+    with answering(lambda _path: answer) as server:
+        result = cli.invoke(app, ["health", "--server", server])
+
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "server", ["http://[::1", "http://", "http://x:port", "ftp://x", "127.0.0.1:8090", "http://a..b"]
+)
+def test_a_server_that_is_no_url_is_a_usage_error(cli: CliRunner, server: str) -> None:
+    result = cli.invoke(app, ["health", "--server", server])
+
+    assert result.exit_code == 2
+    assert "--server" in result.stderr
+    assert result.stdout == ""
 
 
 def test_the_module_is_the_command() -> None:
