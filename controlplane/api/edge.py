@@ -16,7 +16,7 @@ from yarl import URL
 
 from controlplane.api.context import Context
 from controlplane.api.parameters import MAX_WAIT_S
-from controlplane.api.problems import INTERNAL, PRECONDITION_FAILED, Fault, Problem, from_aiohttp, invalid
+from controlplane.api.problems import CROSS_SITE, INTERNAL, PRECONDITION_FAILED, Fault, Problem, from_aiohttp, invalid
 from controlplane.catalog import Service
 from controlplane.model import ServiceName
 
@@ -35,6 +35,7 @@ _WAIT = re.compile(r'(?:^|,)\s*wait\s*=\s*"?(\d{1,9})"?\s*(?:[,;]|$)', re.IGNORE
 _JITTER = 1 / 16
 """By which share of the time asked for a wait may end early, so that clients do not come back all at once."""
 
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _UNMATCHED = "unmatched"
 _CLIENT_LEFT = 499
 """What a request is counted as whose client went away before the answer; no answer ever carries it."""
@@ -213,6 +214,7 @@ class Edge:
         request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else context.request_id()
         request[REQUEST_ID] = request_id
         try:
+            _refuse_cross_site(request)
             response = await handler(request)
         except Problem as problem:
             response = problem.response(request_id)
@@ -237,6 +239,16 @@ class Edge:
             route = _UNMATCHED if resource is None else resource.canonical
             duration_s = context.monotonic() - started - request.get(WAITED_S, 0.0)
             context.metrics.http_request(request.method, route, status, duration_s)
+
+
+def _refuse_cross_site(request: web.Request) -> None:
+    """Raise Problem for a write that a browser sends for another site's page.
+
+    Bodies are taken whatever their content type, so no preflight would keep any page on the web from registering
+    instances with a control plane on its reader's own machine.
+    """
+    if request.method not in _SAFE_METHODS and request.headers.get("Sec-Fetch-Site") == "cross-site":
+        raise Problem(CROSS_SITE, f"a page of another site asked for this {request.method}")
 
 
 async def _without_slash(request: web.Request) -> str | None:

@@ -3,6 +3,7 @@
 Pure. Pointers are RFC 6901 in their URI fragment form ("#/tags/0"), into the body as it was sent.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -32,6 +33,7 @@ _COMPARED = {
     "less_than_equal": ("le", "a number of at most"),
 }
 _PATTERNS = {r"^[^,\s]+$": "text without commas or spaces"}
+_NAMED = re.compile(r"`(\w+)`")
 _UNION_MEMBERS = {"constrained-str": str, "bool": bool, "constrained-int": int, "float": float}
 
 
@@ -121,7 +123,17 @@ def _fault(
         return unknown_field(place, known)
     if len(place) == 2 and place[0] == "metadata":
         return Fault(pointer=pointer(*place), detail=_metadata(details))
-    return Fault(pointer=pointer(*place), detail=_detail(first), choices=_choices(first))
+    return Fault(pointer=pointer(*place, *_named(place, first, fields)), detail=_detail(first), choices=_choices(first))
+
+
+def _named(
+    place: tuple[str | int, ...], error: ErrorDetails, fields: Mapping[tuple[str, ...], frozenset[str]]
+) -> tuple[str, ...]:
+    """Return the field of an object that a rule about the whole object names first, none where it names none."""
+    if error["type"] != "value_error":
+        return ()
+    known = fields.get(tuple(str(part) for part in place), frozenset())
+    return tuple(name for name in _NAMED.findall(str(error["ctx"]["error"])) if name in known)[:1]
 
 
 def _metadata(details: list[ErrorDetails]) -> str:

@@ -133,7 +133,7 @@ def _operation(operation: Operation, schemas: _Schemas, problem: dict[str, Any])
     if operation.body is not None:
         result["requestBody"] = _body(operation.body, operation.id, schemas)
     result["responses"] = {
-        **_problems(operation.problems, problem),
+        **_problems(operation.all_problems, problem),
         **{str(answer.status): _answer(answer, schemas) for answer in operation.answers},
     }
     return result

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from controlplane.api.edge import Edge
 from controlplane.api.parameters import IF_NONE_MATCH, PREFER, Parameter
-from controlplane.api.problems import ProblemType
+from controlplane.api.problems import CROSS_SITE, ProblemType
 
 Handler = Callable[[Edge, web.Request], Awaitable[web.StreamResponse]]
 
@@ -63,6 +63,12 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     body: Body | None = None
     problems: tuple[ProblemType, ...] = ()
+
+    @property
+    def all_problems(self) -> tuple[ProblemType, ...]:
+        """Return the problems of this operation with those that every write has."""
+        return self.problems if self.method == "GET" else (*self.problems, CROSS_SITE)
+
     needs_metrics: bool = False
     allow_head: bool = True
 

@@ -1,7 +1,7 @@
 """Query, path and header parameters: one definition each, which both reads and documents it.
 
 A query parameter that is not known is refused: a misspelt `healty_only=true` would otherwise answer with what was
-not asked for. One that is empty counts as not given.
+not asked for. One that is empty counts as not given, except where that would do more than was meant.
 """
 
 import base64
@@ -25,7 +25,10 @@ MAX_WAIT_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """Describe one parameter. `read` turns its text into a value; it raises ValueError with what was expected."""
+    """Describe one parameter. `read` turns its text into a value; it raises ValueError with what was expected.
+
+    `reads_empty`: an empty text is read too, and so can be refused, rather than counted as not given.
+    """
 
     name: str
     place: Literal["query", "path", "header"]
@@ -34,6 +37,7 @@ class Parameter:
     read: Callable[[str], Any] = str
     choices: tuple[str, ...] = ()
     repeatable: bool = False
+    reads_empty: bool = False
 
 
 def _flag(text: str) -> bool:
@@ -148,6 +152,7 @@ DRAIN = Parameter(
     description="Mark the instance draining now and remove it after so many seconds; 0 removes it at once.",
     schema={"type": "number", "minimum": 0, "maximum": MAX_DRAIN_S},
     read=_drain,
+    reads_empty=True,  # `?drain=$SECONDS` with the variable unset must not remove the instance at once
 )
 STRATEGY = Parameter(
     name="strategy",
@@ -220,7 +225,9 @@ ACCEPT = Parameter(
 
 
 def read_query(request: web.Request, known: tuple[Parameter, ...]) -> dict[str, Any]:
-    """Return the values of the query's parameters by name; those not given, or empty, are absent.
+    """Return the values of the query's parameters by name; those not given are absent.
+
+    So are empty ones, but for those with `reads_empty`.
 
     Raises Problem listing every fault.
     """
@@ -236,7 +243,7 @@ def read_query(request: web.Request, known: tuple[Parameter, ...]) -> dict[str, 
             hint = suggestion(name, by_name) if by_name else "this resource has none"
             faults.append(Fault(parameter=name, detail=f"unknown query parameter; {hint}"))
             continue
-        values = [text for text in query.getall(name) if text]
+        values = [text for text in query.getall(name) if text or parameter.reads_empty]
         if len(values) > 1 and not parameter.repeatable:
             faults.append(Fault(parameter=name, detail=f"expected once, found {len(values)} times"))
             continue

@@ -47,6 +47,13 @@ MALFORMED = ProblemType(
     "The body cannot be read as JSON (RFC 8259, UTF-8). `detail` gives the line and column.",
 )
 BAD_REQUEST = ProblemType("bad-request", 400, "The request cannot be understood", "The request is broken HTTP.")
+CROSS_SITE = ProblemType(
+    "cross-site",
+    403,
+    "Another site's page cannot write here",
+    "A browser sent this write for a page of another site (`Sec-Fetch-Site: cross-site`), which may not be what its "
+    "user wants. Reads are answered.",
+)
 NOT_FOUND = ProblemType("not-found", 404, "There is nothing here", "No resource has this path.")
 UNKNOWN_SERVICE = ProblemType(
     "unknown-service",
@@ -106,6 +113,7 @@ PROBLEM_TYPES: Sequence[ProblemType] = (
     INVALID,
     MALFORMED,
     BAD_REQUEST,
+    CROSS_SITE,
     NOT_FOUND,
     UNKNOWN_SERVICE,
     UNKNOWN_INSTANCE,

@@ -72,7 +72,7 @@ def _operation(operation: Operation) -> str:
         lines.append(f"\nBody (`{operation.body.media_type}`):\n\n```json\n{example}\n```")
     lines += ["\n| answer | |", "|---|---|"]
     lines += [f"| {answer.status} | {answer.description}{_headers(answer.headers)} |" for answer in operation.answers]
-    problems = sorted({*operation.problems, INTERNAL}, key=lambda kind: (kind.status, kind.slug))
+    problems = sorted({*operation.all_problems, INTERNAL}, key=lambda kind: (kind.status, kind.slug))
     lines += [f"| {kind.status} | [`{kind.slug}`](#problem-{kind.slug}) |" for kind in problems]
     return "\n".join(lines)
 

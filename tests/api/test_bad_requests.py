@@ -107,12 +107,30 @@ def post(changes, places, id):
         bad("PATCH", INSTANCE, {"wieght": None}, 400, ["#/wieght"], "a patch that removes an unknown field"),
         bad("PATCH", INSTANCE, {"host": None, "port": 0}, 400, ["#/host", "#/port"], "a patch to something invalid"),
         bad("PATCH", f"{INSTANCE}x", {"weight": 2}, 404, [], "a patch of an unknown instance"),
+        bad("DELETE", f"{INSTANCE}?drain=", None, 400, ["drain"], "a drain that was left empty"),
         bad("DELETE", f"{INSTANCE}?drain=soon", None, 400, ["drain"], "a drain that is no number"),
         bad("DELETE", f"{INSTANCE}?drain=nan", None, 400, ["drain"], "a drain that is not a number"),
         bad("DELETE", f"{INSTANCE}?drain=-1", None, 400, ["drain"], "a drain into the past"),
         bad("DELETE", f"{INSTANCE}?drain=1&drain=2", None, 400, ["drain"], "a parameter given twice"),
         bad("PUT", POLICY, {"strategy": "fastest"}, 400, ["#/strategy"], "an unknown strategy in a policy"),
-        bad("PUT", POLICY, {"consistent_hash": {}}, 400, ["#"], "options of another strategy"),
+        bad("PUT", POLICY, {"consistent_hash": {}}, 400, ["#/consistent_hash"], "options of another strategy"),
+        bad(
+            "PUT",
+            POLICY,
+            {"strategy": "consistent_hash", "consistent_hash": {"table_size": 4}},
+            400,
+            ["#/consistent_hash/table_size"],
+            "a table of no prime size",
+        ),
+        bad(
+            "PUT",
+            POLICY,
+            {"strategy": "consistent_hash", "consistent_hash": {"hash_on": {"source": "header"}}},
+            400,
+            ["#/consistent_hash/hash_on/name"],
+            "a header to hash on without its name",
+        ),
+        post({"health_check": {"type": "script"}}, ["#/health_check/script"], "a script check without its script"),
         bad("PUT", POLICY, {"timeout": -1, "tiemout": 1}, 400, ["#/timeout", "#/tiemout"], "a policy with two faults"),
         bad("PUT", "/api/v1/services/a_b/policy", {}, 400, ["name"], "a policy of a bad name"),
         bad("POST", BATCH, {}, 400, ["#/operations"], "a batch without operations"),
@@ -248,6 +266,24 @@ async def test_an_encoded_body_is_decoded_or_refused(edge, encoding, body, statu
         assert response.status == status, await response.text()
         assert response.content_type == "application/json" if status == 201 else "application/problem+json"
         assert ("Accept-Encoding" in response.headers) == (status == 415)
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "status"),
+    [
+        pytest.param("POST", "cross-site", 403, id="a write for another site's page"),
+        pytest.param("POST", "same-origin", 201, id="a write for our own page"),
+        pytest.param("POST", "none", 201, id="a write that the user asked for"),
+        pytest.param("GET", "cross-site", 200, id="a read for another site's page"),
+    ],
+)
+async def test_a_page_of_another_site_cannot_write(edge, method, site, status):
+    body = GOOD if method == "POST" else None
+    before = edge.live.revision
+    answer = await edge.json(method, SERVICES, status, body, headers={"Sec-Fetch-Site": site})
+
+    assert (edge.live.revision != before) == (status == 201)
+    assert status != 403 or answer["type"] == "/docs#problem-cross-site"
 
 
 @pytest.mark.parametrize("given_id", ["", "a b", "x" * 129, "ünï"])
