@@ -308,7 +308,7 @@ class XdsServer:
             call.wake.clear()
             for response in call.stream.responses():
                 await self._send(call, response)
-                if call.ending:
+                if call.ending or call.half_closed:
                     break
             if call.half_closed or (call.ending and call.responded):
                 break
@@ -318,13 +318,6 @@ class XdsServer:
         reading.cancel()
 
     async def _send(self, call: _Call, response: Response) -> None:
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await call.context.write(self._writer.write(response))
-        except TimeoutError as error:
-            detail = f"nothing was read for {self._send_timeout_s:g} s"
-            raise _Refusal(grpc.StatusCode.UNAVAILABLE, detail) from error
-        call.responded = True
         sent = Sent(
             type_url=response.type_url,
             version=response.version,
@@ -333,7 +326,17 @@ class XdsServer:
             resources=len(response.resources),
             removed=len(response.removed),
         )
+        # Told first: a client near by has acknowledged before the write returns, and an ACK must not come before.
         self._tell(call, [sent])
+        try:
+            async with asyncio.timeout(self._send_timeout_s):
+                await call.context.write(self._writer.write(response))
+        except TimeoutError as error:
+            detail = f"nothing was read for {self._send_timeout_s:g} s"
+            raise _Refusal(grpc.StatusCode.UNAVAILABLE, detail) from error
+        except grpc.aio.InternalError:
+            call.half_closed = True  # the client went while we were writing: nothing is left to say
+        call.responded = True
 
     async def _wait(self, call: _Call, deadlines: dict[str, tuple[str, float]]) -> None:
         """Wait to be woken, or until an answer has been awaited for long enough."""

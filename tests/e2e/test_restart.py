@@ -55,6 +55,12 @@ async def test_a_restart_changes_nothing_on_envoy_and_fails_no_request(
                 await control_plane.put("other", "late", late.port)
                 await envoy.serves("other", "late")
                 await traffic.more(100)
+
+                async def in_step() -> bool:
+                    async with control_plane.client.get(f"{control_plane.api}/proxies/{envoy.node_id}") as answer:
+                        return bool((await answer.json())["synced"])
+
+                await eventually(in_step, "the control plane sees that Envoy holds everything")
                 after = await envoy.stats(RELOADS)
                 hosts_after = await envoy.hosts("web")
 
