@@ -151,7 +151,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         readiness.add("snapshot", lambda: _unless(publisher.ready, "nothing has been published yet"))
         readiness.add("resources", lambda: _refusals(publisher), required=False)
         if journal is not None:
-            readiness.add("journal", lambda: journal.fault or None, required=False)
+            readiness.add("journal", lambda: journal.fault or _refused_lines(journal.refused), required=False)
 
         grpc_status = grpc_health.aio.HealthServicer()
         loads = LoadReports()
@@ -312,6 +312,10 @@ def _refusals(publisher: Publisher) -> str | None:
     """Say which services keep their last good version because their newest breaks a content rule."""
     held = [f"{name}: {'; '.join(problems)}" for name, problems in sorted(publisher.refused.items())]
     return None if not held else f"{len(held)} services are held at their last good version: " + ", ".join(held[:5])
+
+
+def _refused_lines(count: int) -> str | None:
+    return f"{count} lines set aside in journal.refused: look at them, then remove the file" if count else None
 
 
 def _unless(ok: bool, reason: str) -> str | None:

@@ -321,7 +321,7 @@ OPERATIONS = (
         group=INSTANCES,
         summary="Deregister an instance",
         description="The same answer where it is gone already. With `drain` it is marked draining, answered with 202, "
-        "and removed after that time, unless it is registered again meanwhile.",
+        "and removed after that time, unless it is registered again as not draining.",
         handler=delete_instance,
         parameters=(SERVICE, INSTANCE_ID, DRAIN, IF_MATCH),
         answers=(

@@ -20,6 +20,7 @@ from controlplane.model import (
     InstanceKey,
     PutInstance,
     ServiceName,
+    same_instance,
 )
 from controlplane.registry import AddressTaken, Conflict, RegistryError, UnknownInstance
 
@@ -79,10 +80,12 @@ async def visible(edge: Edge, stored: Stored, within_s: float | None = None) -> 
 
     def made() -> Entry | None:
         entry = live.current.entry(key)
-        if entry is not None and entry.instance == stored.instance:
+        if entry is not None and same_instance(entry.instance, stored.instance):
             return entry
         revision = _in_history(
-            edge, stored.before, lambda event: isinstance(event, PutInstance) and event.instance == stored.instance
+            edge,
+            stored.before,
+            lambda event: isinstance(event, PutInstance) and same_instance(event.instance, stored.instance),
         )
         return None if revision is None else unseen(edge, stored.instance, revision)
 
