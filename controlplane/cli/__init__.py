@@ -66,13 +66,16 @@ def serve(
         "gateway_port": gateway_port,
         "log_level": log_level,
     }
-    from controlplane.cli.run import run_serve  # noqa: PLC0415
     from controlplane.settings import SettingsError, load  # noqa: PLC0415
 
     try:
         loaded = load(os.environ, flags=flags, config_file=config)
     except SettingsError as error:
         fail(str(error), USAGE)
+    # structlog imports rich where it can, for coloured tracebacks; a server prints none, and saves 3 MiB.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    from controlplane.cli.run import run_serve  # noqa: PLC0415
+
     run_serve(loaded)
 
 

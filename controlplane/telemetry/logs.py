@@ -58,6 +58,9 @@ def configure(level: str, log_format: Literal["json", "console"], *, stream: Tex
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
+    # What these say below INFO is about their own insides.
+    for name in ("grpc", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLevelName(level)))
     logging.captureWarnings(True)
 
 
