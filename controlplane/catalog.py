@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import assert_never
 
 from controlplane.model import (
-    DEFAULT_POLICY,
     DeleteInstance,
     DeletePolicy,
     Event,
@@ -22,7 +21,6 @@ from controlplane.model import (
     InstanceId,
     InstanceKey,
     Judged,
-    Policy,
     PutInstance,
     PutPolicy,
     Resolved,
@@ -33,6 +31,7 @@ from controlplane.model import (
     same_instance,
     same_target,
 )
+from controlplane.policy import DEFAULT_POLICY, Policy
 
 
 class Scope(Enum):

@@ -16,8 +16,9 @@ from hashlib import blake2b
 from typing import assert_never
 
 from controlplane.catalog import Entry, Service
-from controlplane.model import HealthStatus, InstanceId, ServiceName, Strategy
+from controlplane.model import HealthStatus, InstanceId, ServiceName
 from controlplane.plan import effective_weight
+from controlplane.policy import Strategy
 
 HAND_OUT_LIFE_S = 10.0
 """How long a hand-out counts as a connection: at this age it weighs 1/e of a fresh one."""

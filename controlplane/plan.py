@@ -9,14 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from controlplane.catalog import Catalog, Entry, Service
-from controlplane.model import (
-    HealthStatus,
-    Locality,
-    MetadataValue,
-    Policy,
-    ServiceName,
-    Strategy,
-)
+from controlplane.model import HealthStatus, Locality, MetadataValue, ServiceName
+from controlplane.policy import Policy, Strategy
 
 _EQUAL_WEIGHTS = {Strategy.ROUND_ROBIN, Strategy.RANDOM}
 

@@ -30,7 +30,6 @@ from controlplane.model import (
     Event,
     HealthStatus,
     Instance,
-    Policy,
     PutInstance,
     PutPolicy,
     Resolved,
@@ -40,6 +39,7 @@ from controlplane.model import (
 )
 from controlplane.model import ServiceNameField as _ServiceNameField
 from controlplane.plan import plan
+from controlplane.policy import Policy
 from controlplane.translate import lint
 from controlplane.translate.listener import gateway
 from controlplane.translate.snapshot import snapshot

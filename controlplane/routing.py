@@ -7,7 +7,8 @@ Pure. Every service is reached by its own host name, and under a path of its nam
 from dataclasses import dataclass
 
 from controlplane import plan
-from controlplane.model import ConsistentHash, HashOn, ServiceName, Strategy
+from controlplane.model import ServiceName
+from controlplane.policy import ConsistentHash, HashOn, Strategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,13 +13,12 @@ from controlplane.model import (
     GraceOver,
     HealthStatus,
     Judged,
-    Policy,
     PutPolicy,
     Resolved,
     ServiceName,
-    Strategy,
     Synced,
 )
+from controlplane.policy import Policy, Strategy
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,8 @@ import pytest
 from builders import instance
 from pydantic import TypeAdapter, ValidationError
 
-from controlplane.model import Instance, Policy, same_target
+from controlplane.model import Instance, same_target
+from controlplane.policy import Policy
 
 pytestmark = pytest.mark.unit
 
@@ -71,6 +72,7 @@ def test_all_faults_are_named_at_once() -> None:
     ("host", "kept"),
     [
         ("2001:DB8:0:0::1", "2001:db8::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
         ("API.Internal.", "api.internal"),
         ("10.0.0.1", "10.0.0.1"),
     ],

@@ -17,14 +17,13 @@ from controlplane.model import (
     HealthCheck,
     HealthStatus,
     Judged,
-    Policy,
     PutInstance,
     PutPolicy,
     Resolved,
     ServiceName,
-    Strategy,
 )
 from controlplane.pick import FORGET_S, HAND_OUT_LIFE_S, Pick, Picker
+from controlplane.policy import Policy, Strategy
 
 pytestmark = pytest.mark.unit
 

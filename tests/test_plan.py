@@ -5,18 +5,9 @@ from builders import catalog, key, put, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.model import (
-    DeleteInstance,
-    Event,
-    HealthStatus,
-    Judged,
-    Policy,
-    PutPolicy,
-    Resolved,
-    ServiceName,
-    Strategy,
-)
+from controlplane.model import DeleteInstance, Event, HealthStatus, Judged, PutPolicy, Resolved, ServiceName
 from controlplane.plan import Cluster, Planner, plan
+from controlplane.policy import Policy, Strategy
 
 pytestmark = pytest.mark.unit
 

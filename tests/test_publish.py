@@ -13,18 +13,8 @@ from builders import key, put, verdict
 from controlplane import publish
 from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
-from controlplane.model import (
-    DeleteInstance,
-    Event,
-    GraceOver,
-    HealthStatus,
-    Judged,
-    Policy,
-    PutPolicy,
-    ServiceName,
-    Strategy,
-    Synced,
-)
+from controlplane.model import DeleteInstance, Event, GraceOver, HealthStatus, Judged, PutPolicy, ServiceName, Synced
+from controlplane.policy import Policy, Strategy
 from controlplane.publish import NodeGroup, Publisher
 from xds.cache import SnapshotCache
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Snapshot

@@ -2,7 +2,8 @@
 
 import pytest
 
-from controlplane.model import HealthStatus, InstanceId, Policy, Resolved, ServiceName, Strategy
+from controlplane.model import HealthStatus, InstanceId, Resolved, ServiceName
+from controlplane.policy import Policy, Strategy
 from controlplane.render import RenderError, load, render
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE
 

@@ -24,15 +24,8 @@ from controlplane.api.problems import (
     Problem,
     invalid,
 )
-from controlplane.model import (
-    ConsistentHash,
-    HashOn,
-    HealthCheck,
-    Instance,
-    LeastConnections,
-    Locality,
-    Policy,
-)
+from controlplane.model import HealthCheck, Instance, Locality
+from controlplane.policy import ConsistentHash, HashOn, LeastConnections, Policy
 
 MAX_BODY_BYTES = 1024 * 1024
 READ_ONLY = frozenset(

@@ -11,7 +11,8 @@ from typing import Protocol
 from controlplane.catalog import Entry, Service
 from controlplane.health import HealthReports
 from controlplane.live import LiveCatalog
-from controlplane.model import HealthCheck, Strategy
+from controlplane.model import HealthCheck
+from controlplane.policy import Strategy
 from controlplane.readiness import Readiness
 from controlplane.registry import WritableRegistry
 from xds.status import ProxyStatus

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from controlplane.api.faults import nearest, suggestion
 from controlplane.api.problems import Fault, invalid
-from controlplane.model import Strategy
+from controlplane.policy import Strategy
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000

@@ -22,7 +22,8 @@ from controlplane.api.reading import known_service
 from controlplane.api.views import PolicyView, policy_view
 from controlplane.api.writing import ask, until
 from controlplane.catalog import Service
-from controlplane.model import SERVICE_NAME, Policy, ServiceName
+from controlplane.model import SERVICE_NAME, ServiceName
+from controlplane.policy import Policy
 
 POLICIES = "policies"
 

@@ -12,21 +12,8 @@ from typing import Literal
 from controlplane.api.context import HealthDefaults
 from controlplane.catalog import Catalog, Entry, Service
 from controlplane.health import CheckReport
-from controlplane.model import (
-    CheckType,
-    ConsistentHash,
-    Draining,
-    HealthCheck,
-    HealthStatus,
-    Instance,
-    LeastConnections,
-    Locality,
-    MetadataValue,
-    PanicThreshold,
-    Policy,
-    Strategy,
-    Ttl,
-)
+from controlplane.model import CheckType, Draining, HealthCheck, HealthStatus, Instance, Locality, MetadataValue, Ttl
+from controlplane.policy import ConsistentHash, LeastConnections, PanicThreshold, Policy, Strategy
 from controlplane.readiness import Health
 
 

@@ -7,7 +7,8 @@ and nothing else: not the catalog, not xDS, not its siblings.
 from collections.abc import Callable
 from typing import Protocol
 
-from controlplane.model import Instance, InstanceKey, Policy, RegistryEvent, ServiceName, Verdict
+from controlplane.model import Instance, InstanceKey, RegistryEvent, ServiceName, Verdict
+from controlplane.policy import Policy
 
 Emit = Callable[[RegistryEvent], None]
 

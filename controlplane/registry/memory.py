@@ -16,7 +16,6 @@ from typing import Protocol
 from controlplane.model import (
     Instance,
     InstanceKey,
-    Policy,
     RegistryEvent,
     ServiceName,
     Synced,
@@ -24,6 +23,7 @@ from controlplane.model import (
     same_instance,
     same_target,
 )
+from controlplane.policy import Policy
 from controlplane.registry import (
     AddressTaken,
     Conflict,

@@ -17,7 +17,6 @@ from controlplane.model import (
     InstanceId,
     InstanceIdField,
     InstanceKey,
-    Policy,
     PutInstance,
     PutPolicy,
     RegistryEvent,
@@ -27,6 +26,7 @@ from controlplane.model import (
     same_instance,
     same_target,
 )
+from controlplane.policy import Policy
 
 REGISTRY = "memory"
 

@@ -17,7 +17,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 
 from controlplane import plan
-from controlplane.model import Policy
+from controlplane.policy import Policy
 from controlplane.translate.loadbalancer import load_balancing
 from controlplane.translate.names import over_ads
 from xds.encode import Encoder, frame

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from controlplane import plan
-from controlplane.model import HTTP_TOKEN, SERVICE_NAME, ConsistentHash, HashOn, HealthStatus, Strategy
+from controlplane.model import SERVICE_NAME, HealthStatus
+from controlplane.policy import HTTP_TOKEN, ConsistentHash, HashOn, Strategy
 
 _UINT32_MAX = 2**32 - 1
 _MAX_RING_SIZE = 8_388_608

@@ -24,7 +24,7 @@ from envoy_data_plane.envoy.extensions.load_balancing_policies.random.v3 import 
 from envoy_data_plane.envoy.extensions.load_balancing_policies.ring_hash.v3 import RingHash, RingHashHashFunction
 from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 import RoundRobin
 
-from controlplane.model import ConsistentHash, LeastConnections, Policy, Strategy
+from controlplane.policy import ConsistentHash, LeastConnections, Policy, Strategy
 from xds.encode import Encoder
 
 

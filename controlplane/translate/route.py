@@ -19,7 +19,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 
 from controlplane import plan, routing
-from controlplane.model import HashOn, Policy
+from controlplane.policy import HashOn, Policy
 from controlplane.translate.names import GATEWAY
 from xds.encode import Encoder, frame
 from xds.types import CLUSTER, Resource

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from types import MappingProxyType
 
 from controlplane import plan
-from controlplane.model import ConsistentHash, HashOn, HealthStatus, Locality, Policy, ServiceName, Strategy
+from controlplane.model import HealthStatus, Locality, ServiceName
+from controlplane.policy import ConsistentHash, HashOn, Policy, Strategy
 from controlplane.translate import listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from builders import key, put, verdict
 
-from controlplane.model import DeletePolicy, GraceOver, HealthStatus, Judged, Policy, PutPolicy, Resolved, Synced
+from controlplane.model import DeletePolicy, GraceOver, HealthStatus, Judged, PutPolicy, Resolved, Synced
+from controlplane.policy import Policy
 
 pytestmark = pytest.mark.unit
 

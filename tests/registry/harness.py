@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from controlplane.model import DeletePolicy, Policy, PutPolicy, RegistryEvent, ServiceName, Synced
+from controlplane.model import DeletePolicy, PutPolicy, RegistryEvent, ServiceName, Synced
+from controlplane.policy import Policy
 from controlplane.registry import WritableRegistry
 
 PATIENCE_S = 20.0

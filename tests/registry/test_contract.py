@@ -14,12 +14,11 @@ from controlplane.model import (
     HealthStatus,
     Instance,
     Locality,
-    Policy,
     PutInstance,
     PutPolicy,
     ServiceName,
-    Strategy,
 )
+from controlplane.policy import Policy, Strategy
 from controlplane.registry import AddressTaken, Conflict, UnknownInstance, WritableRegistry
 
 pytestmark = pytest.mark.unit

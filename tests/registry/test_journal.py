@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from registry.harness import PATIENCE_S, VirtualClock
 
-from controlplane.model import HealthCheck, HealthStatus, Policy, ServiceName
+from controlplane.model import HealthCheck, HealthStatus, ServiceName
+from controlplane.policy import Policy
 from controlplane.registry import RegistryError, RegistryUnavailable
 from controlplane.registry.journal import COMPACT_LINES, MAX_PENDING, Journal, JournalError
 from controlplane.registry.journal_file import encode

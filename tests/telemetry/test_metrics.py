@@ -9,7 +9,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from controlplane.live import LiveCatalog
-from controlplane.model import DeleteInstance, HealthCheck, HealthStatus, Policy, PutPolicy, ServiceName
+from controlplane.model import DeleteInstance, HealthCheck, HealthStatus, PutPolicy, ServiceName
+from controlplane.policy import Policy
 from controlplane.telemetry.families import FAMILIES
 from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.reference import reference

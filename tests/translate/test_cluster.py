@@ -6,7 +6,8 @@ import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 
 from controlplane import plan
-from controlplane.model import ConsistentHash, LeastConnections, Policy, ServiceName, Strategy
+from controlplane.model import ServiceName
+from controlplane.policy import ConsistentHash, LeastConnections, Policy, Strategy
 from controlplane.translate.cluster import cluster, message
 from xds.encode import Encoder
 

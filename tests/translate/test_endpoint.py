@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane import plan
-from controlplane.model import HealthStatus, Locality, Policy, ServiceName
+from controlplane.model import HealthStatus, Locality, ServiceName
+from controlplane.policy import Policy
 from controlplane.translate.endpoint import Assignments
 
 pytestmark = pytest.mark.unit

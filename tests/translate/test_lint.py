@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from controlplane import plan
-from controlplane.model import ConsistentHash, HashOn, HealthStatus, Locality, Policy, ServiceName, Strategy
+from controlplane.model import HealthStatus, Locality, ServiceName
+from controlplane.policy import ConsistentHash, HashOn, Policy, Strategy
 from controlplane.translate.lint import problems
 
 pytestmark = pytest.mark.unit

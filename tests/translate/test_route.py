@@ -18,7 +18,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 
 from controlplane import plan
-from controlplane.model import ConsistentHash, HashOn, Policy, ServiceName, Strategy
+from controlplane.model import ServiceName
+from controlplane.policy import ConsistentHash, HashOn, Policy, Strategy
 from controlplane.translate.route import GatewayRoutes
 from xds.types import CLUSTER
 

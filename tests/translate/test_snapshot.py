@@ -3,7 +3,8 @@
 import pytest
 
 from controlplane import plan
-from controlplane.model import HealthStatus, Locality, Policy, ServiceName
+from controlplane.model import HealthStatus, Locality, ServiceName
+from controlplane.policy import Policy
 from controlplane.translate import listener
 from controlplane.translate.snapshot import snapshot as spell
 from controlplane.translate.snapshot import warm_up
