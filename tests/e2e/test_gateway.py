@@ -130,9 +130,9 @@ async def test_least_connections_avoids_a_slow_instance(control_plane: ControlPl
     assert shares["slow"] < min(shares["fast-1"], shares["fast-2"]) / 2
 
 
-@pytest.mark.parametrize("algorithm", ["ring_hash", "maglev"])
+@pytest.mark.parametrize(("algorithm", "disturbed"), [("ring_hash", 0.15), ("maglev", 0.05)])
 async def test_consistent_hash_keeps_a_key_where_it_is(
-    control_plane: ControlPlane, envoy: Envoy, algorithm: str
+    control_plane: ControlPlane, envoy: Envoy, algorithm: str, disturbed: float
 ) -> None:
     names = [f"web-{number}" for number in range(10)]
     keys = [f"user-{number}" for number in range(300)]
@@ -168,9 +168,9 @@ async def test_consistent_hash_keeps_a_key_where_it_is(
     lost = {key for key, name in before.items() if name == "web-4"}
     moved = {key for key in keys if before[key] != after[key]}
     assert lost <= moved
-    # A tenth is lost. Envoy then gives the nine a ninth more points on the ring each, which moves up to as many again.
+    # A tenth is lost. On the ring Envoy then gives the nine a ninth more points each, which moves up to as many again.
     assert len(lost) < 0.2 * len(keys)
-    assert len(moved - lost) < 0.15 * len(keys)
+    assert len(moved - lost) < disturbed * len(keys)
 
 
 @BOTH_PROTOCOLS
