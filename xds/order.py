@@ -8,17 +8,33 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from types import MappingProxyType
 
-from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource
+from xds.types import (
+    CLUSTER,
+    ENDPOINT,
+    EXTENSION,
+    LISTENER,
+    ROUTE,
+    RUNTIME,
+    SCOPED_ROUTE,
+    SECRET,
+    VIRTUAL_HOST,
+    Resource,
+)
 
 
-def _empty_assignment(name: str) -> bytes:
+def _empty_assignment(name: str) -> Resource:
     """Spell a ClusterLoadAssignment that has a name (field 1) and no endpoints."""
     raw = name.encode()
     length, size = len(raw), bytearray()
     while length > 0x7F:
         size.append(length & 0x7F | 0x80)
         length >>= 7
-    return b"\x0a" + bytes(size) + bytes((length,)) + raw
+    return Resource.of(name, b"\x0a" + bytes(size) + bytes((length,)) + raw)
+
+
+def _unknown_host(name: str) -> Resource:
+    """Say that there is no virtual host of a name: the name, itself as the alias, and no resource (V-01)."""
+    return Resource(name, "unknown", b"", aliases=(name,), unset=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +43,39 @@ class Kind:
 
     `full`: a SotW response is the whole state, absence deletes, and an empty first request means everything
     (G-01, G-03, W-07). `parents`: the types that may refer to this one, so that nothing is removed from under
-    them. `resent_with_parents`: a re-sent parent waits for this one again (O-01). `empty`: how to spell the
-    absence of a resource whose removal clients ignore (G-07, D-15).
+    them. `resent_with_parents`: a re-sent parent waits for this one again (O-01). `resent_below`: so it does for
+    every name that begins with the parent's and a `/` (V-02). `empty`: how to spell the absence of a resource whose
+    removal clients ignore (G-07, D-15). `empty_for_unknown`: a Delta client that asks in vain is told so, too.
     """
 
     type_url: str
     full: bool = False
     parents: tuple[str, ...] = ()
     resent_with_parents: bool = False
-    empty: Callable[[str], bytes] | None = None
+    resent_below: str = ""
+    empty: Callable[[str], Resource] | None = None
+    empty_for_unknown: bool = False
 
     def absent(self, name: str) -> Resource:
         """Make the empty resource that stands for a missing one."""
-        return Resource.of(name, self.empty(name) if self.empty is not None else b"")
+        return self.empty(name) if self.empty is not None else Resource.of(name, b"")
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
-        CLUSTER: Kind(CLUSTER, full=True, parents=(LISTENER, ROUTE)),
-        ENDPOINT: Kind(ENDPOINT, parents=(CLUSTER,), resent_with_parents=True, empty=_empty_assignment),
-        LISTENER: Kind(LISTENER, full=True),
-        ROUTE: Kind(ROUTE, parents=(LISTENER,)),
+        kind.type_url: kind
+        for kind in (
+            Kind(CLUSTER, full=True, parents=(LISTENER, ROUTE, VIRTUAL_HOST)),
+            Kind(ENDPOINT, parents=(CLUSTER,), resent_with_parents=True, empty=_empty_assignment),
+            Kind(LISTENER, full=True),
+            Kind(ROUTE, parents=(LISTENER, SCOPED_ROUTE)),
+            # Envoy has no other way to ask for its scopes than an empty list.
+            Kind(SCOPED_ROUTE, full=True),
+            Kind(VIRTUAL_HOST, resent_below=ROUTE, empty=_unknown_host, empty_for_unknown=True),
+            Kind(SECRET, parents=(CLUSTER, LISTENER)),
+            Kind(EXTENSION, parents=(LISTENER,)),
+            Kind(RUNTIME),
+        )
     }
 )
 
@@ -75,16 +103,25 @@ class Row:
 
 _REST = (CLUSTER, LISTENER, ROUTE)
 
-# Assignments follow clusters on the wire but do not wait for their ACK: Envoy withholds that ACK for as long
-# as a cluster is warming, and the cluster warms until its assignment arrives.
+# Assignments and secrets follow clusters on the wire but do not wait for their ACK: Envoy withholds that ACK for as
+# long as a cluster is warming, and the cluster warms until they arrive. The same goes for the configuration of a
+# listener's extensions.
 ORDER = (
+    Row(RUNTIME, Step.MAKE | Step.BREAK),
     Row(CLUSTER, Step.MAKE),
     Row(ENDPOINT, Step.MAKE),
+    Row(SECRET, Step.MAKE),
     Row(LISTENER, Step.MAKE, after=(CLUSTER,), first=(ENDPOINT,)),
+    Row(EXTENSION, Step.MAKE),
+    Row(SCOPED_ROUTE, Step.MAKE, after=(CLUSTER, LISTENER), first=(ENDPOINT,)),
     Row(ROUTE, Step.MAKE, after=(CLUSTER, LISTENER), first=(ENDPOINT,)),
+    Row(VIRTUAL_HOST, Step.MAKE | Step.BREAK, after=(CLUSTER, LISTENER, ROUTE), first=(ENDPOINT,)),
     Row(LISTENER, Step.BREAK, after=_REST, first=(ENDPOINT,)),
-    Row(ROUTE, Step.BREAK, after=_REST, first=(ENDPOINT,)),
-    Row(CLUSTER, Step.BREAK, after=_REST, first=(ENDPOINT,)),
+    Row(SCOPED_ROUTE, Step.BREAK, after=_REST, first=(ENDPOINT,)),
+    Row(ROUTE, Step.BREAK, after=(*_REST, SCOPED_ROUTE), first=(ENDPOINT,)),
+    Row(EXTENSION, Step.BREAK, after=_REST),
+    Row(SECRET, Step.BREAK, after=_REST),
+    Row(CLUSTER, Step.BREAK, after=(*_REST, VIRTUAL_HOST), first=(ENDPOINT,)),
     Row(ENDPOINT, Step.BREAK, after=_REST),
 )
 

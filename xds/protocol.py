@@ -338,11 +338,8 @@ class Stream:
             sub.leaving.add(name)
             return {name: have} if name not in sub.foreign else {}
         spelled = name not in ("", WILDCARD)  # Envoy takes no assignment without a name (W-10)
-        if (
-            spelled
-            and sub.kind.empty is not None
-            and (not self._delta or used or (sub.kind.type_url, name) in self._recent)
-        ):
+        known = used or (sub.kind.type_url, name) in self._recent
+        if spelled and sub.kind.empty is not None and (known or not self._delta or sub.kind.empty_for_unknown):
             return {name: sub.kind.absent(name)}
         if self._delta:
             return {name: None}
@@ -406,8 +403,8 @@ class Stream:
         else:
             resources = tuple(found for found in changes.values() if found is not None)
         for resource in changes.values():
-            if resource is not None and resource.refs:
-                self._owe_children(resource)
+            if resource is not None:
+                self._owe_children(sub.kind.type_url, resource)
         self._sent += 1
         sub.nonce = str(self._sent)
         sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since, first)
@@ -433,9 +430,12 @@ class Stream:
         present = [sub.held[name] for name in as_held if name in sub.held]
         return whole.replacing(present, [name for name in as_held if name not in sub.held])
 
-    def _owe_children(self, parent: Resource) -> None:
-        """Owe the children of a parent that is sent: it waits for them again, changed or not (law 8, O-01)."""
-        for type_url, name in parent.refs:
-            child = self._subscriptions.get(type_url)
+    def _owe_children(self, type_url: str, parent: Resource) -> None:
+        """Owe the children of a parent that is sent: it waits for them again, changed or not (law 8, O-01, V-02)."""
+        for child_type, name in parent.refs:
+            child = self._subscriptions.get(child_type)
             if child is not None and child.kind.resent_with_parents and child.wants(name):
                 child.owed.add(name)
+        for child in self._subscriptions.values():
+            if child.kind.resent_below == type_url:
+                child.owed.update(name for name in child.names if name.startswith(f"{parent.name}/"))

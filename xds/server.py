@@ -20,7 +20,20 @@ from xds import wire
 from xds.cache import Changes, SnapshotCache
 from xds.protocol import ORDER, Event, Request, Response, Row, Sent, Stream, one_row
 from xds.status import StreamInfo
-from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Resource, Snapshot
+from xds.types import (
+    CLUSTER,
+    ENDPOINT,
+    EXTENSION,
+    LISTENER,
+    ROUTE,
+    RUNTIME,
+    SCOPED_ROUTE,
+    SECRET,
+    VIRTUAL_HOST,
+    Node,
+    Resource,
+    Snapshot,
+)
 
 __all__ = ["MAX_REQUEST_BYTES", "StreamInfo", "XdsServer"]
 
@@ -28,12 +41,25 @@ __all__ = ["MAX_REQUEST_BYTES", "StreamInfo", "XdsServer"]
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 
 _ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-_SERVICES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+_SERVICES: Mapping[str, tuple[str, str, str]] = MappingProxyType(  # VHDS has no SotW variant
     {
         CLUSTER: ("envoy.service.cluster.v3.ClusterDiscoveryService", "StreamClusters", "DeltaClusters"),
         ENDPOINT: ("envoy.service.endpoint.v3.EndpointDiscoveryService", "StreamEndpoints", "DeltaEndpoints"),
         LISTENER: ("envoy.service.listener.v3.ListenerDiscoveryService", "StreamListeners", "DeltaListeners"),
         ROUTE: ("envoy.service.route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
+        SCOPED_ROUTE: (
+            "envoy.service.route.v3.ScopedRoutesDiscoveryService",
+            "StreamScopedRoutes",
+            "DeltaScopedRoutes",
+        ),
+        VIRTUAL_HOST: ("envoy.service.route.v3.VirtualHostDiscoveryService", "", "DeltaVirtualHosts"),
+        SECRET: ("envoy.service.secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets"),
+        RUNTIME: ("envoy.service.runtime.v3.RuntimeDiscoveryService", "StreamRuntime", "DeltaRuntime"),
+        EXTENSION: (
+            "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
+            "StreamExtensionConfigs",
+            "DeltaExtensionConfigs",
+        ),
     }
 )
 _OPTIONS = (
@@ -186,10 +212,9 @@ class XdsServer:
         }
         services = [grpc.method_handlers_generic_handler(_ADS, ads)]
         for type_url, (service, sotw, delta) in _SERVICES.items():
-            methods = {
-                sotw: self._method(type_url, one_row(type_url), delta=False),
-                delta: self._method(type_url, one_row(type_url), delta=True),
-            }
+            methods = {delta: self._method(type_url, one_row(type_url), delta=True)}
+            if sotw:
+                methods[sotw] = self._method(type_url, one_row(type_url), delta=False)
             services.append(grpc.method_handlers_generic_handler(service, methods))
         return services
 

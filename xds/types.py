@@ -16,6 +16,11 @@ CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINT = _PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 LISTENER = _PREFIX + "envoy.config.listener.v3.Listener"
 ROUTE = _PREFIX + "envoy.config.route.v3.RouteConfiguration"
+SCOPED_ROUTE = _PREFIX + "envoy.config.route.v3.ScopedRouteConfiguration"
+VIRTUAL_HOST = _PREFIX + "envoy.config.route.v3.VirtualHost"
+SECRET = _PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
+RUNTIME = _PREFIX + "envoy.service.runtime.v3.Runtime"
+EXTENSION = _PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 
 _VERSION_BYTES = 8
 _SET_MASK = (1 << 128) - 1
@@ -27,17 +32,26 @@ class Resource:
 
     `body` is the serialised message without its `Any` wrapper; `version` is a hash of it, opaque to clients.
     `refs` are the `(type_url, name)` pairs that the message refers to: a resource is not removed from a
-    client that still holds one that refers to it (make before break, O-05).
+    client that still holds one that refers to it (make before break, O-05). `aliases` are further names that the
+    resource goes by (VHDS). One that is `unset` has no body at all: it says that there is nothing of that name (V-01).
     """
 
     name: str
     version: str
     body: bytes
     refs: frozenset[tuple[str, str]] = frozenset()
+    aliases: tuple[str, ...] = ()
+    unset: bool = False
 
     @classmethod
     def of(
-        cls, name: str, body: bytes, *, refs: Iterable[tuple[str, str]] = (), parent_version: str = ""
+        cls,
+        name: str,
+        body: bytes,
+        *,
+        refs: Iterable[tuple[str, str]] = (),
+        parent_version: str = "",
+        aliases: tuple[str, ...] = (),
     ) -> "Resource":
         """Version `body` by its content.
 
@@ -45,7 +59,7 @@ class Resource:
         cluster re-sends its assignment and Envoy never warms for ever (O-01, envoyproxy/envoy#13009).
         """
         digest = blake2b(body, digest_size=_VERSION_BYTES, key=parent_version.encode()[:64])
-        return cls(name, digest.hexdigest(), body, frozenset(refs))
+        return cls(name, digest.hexdigest(), body, frozenset(refs), aliases)
 
 
 def _fingerprint(resource: Resource) -> int:

@@ -452,6 +452,10 @@ class ResponseWriter:
         parts += (_block(0x32, name.encode()) for name in response.removed)
         for resource in response.resources:
             head = _string(0x0A, resource.version) + _string(0x1A, resource.name)
+            head += b"".join(_block(0x22, alias.encode()) for alias in resource.aliases)
+            if resource.unset:
+                parts += (b"\x12", _encoded_varint(len(head)), head)
+                continue
             packed = any_of(response.type_url, resource.body)
             size = _encoded_varint(len(packed))
             total = len(head) + 1 + len(size) + len(packed)

@@ -15,6 +15,7 @@ from controlplane.api.reading import next_link
 from controlplane.api.views import timestamp
 from controlplane.model import Locality
 from xds.status import ProxyStatus, State, TypeStatus
+from xds.typenames import message_name
 
 PROXIES = "proxies"
 
@@ -145,11 +146,6 @@ async def get_proxy(edge: Edge, request: web.Request) -> web.Response:
     return edge.answer_now(request, render)
 
 
-def short_type(type_url: str) -> str:
-    """Return the last word of a type URL: "Cluster" for envoy.config.cluster.v3.Cluster."""
-    return type_url.rpartition(".")[2]
-
-
 def _user_agent(proxy: ProxyStatus) -> str:
     node = proxy.node
     return f"{node.user_agent_name} {node.user_agent_version}".strip()
@@ -163,7 +159,7 @@ def _item(proxy: ProxyStatus) -> ProxyItem:
         state=proxy.state,
         synced=proxy.synced,
         connected_at=timestamp(proxy.connected_at),
-        types={short_type(url): status.state for url, status in sorted(proxy.types.items())},
+        types={message_name(url): status.state for url, status in sorted(proxy.types.items())},
     )
 
 
@@ -182,7 +178,7 @@ def _view(proxy: ProxyStatus, revision: str) -> ProxyView:
             StreamView(
                 peer=stream.info.peer,
                 protocol="delta" if stream.info.delta else "sotw",
-                scope=short_type(stream.info.type_url) if stream.info.type_url else "ads",
+                scope=message_name(stream.info.type_url) if stream.info.type_url else "ads",
                 connected_at=timestamp(stream.connected_at),
             )
             for stream in proxy.streams
@@ -195,7 +191,7 @@ def _view(proxy: ProxyStatus, revision: str) -> ProxyView:
 def _type(proxy: ProxyStatus, status: TypeStatus) -> ProxyTypeView:
     nack = status.last_nack
     return ProxyTypeView(
-        type=short_type(status.type_url),
+        type=message_name(status.type_url),
         state=status.state,
         subscribed=None if status.wildcard else status.names,
         held=len(proxy.held(status.type_url)),

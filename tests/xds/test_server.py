@@ -464,7 +464,8 @@ async def test_further_services_share_the_port() -> None:
     handler = grpc.method_handlers_generic_handler("acme.Echo", {"Say": grpc.unary_unary_rpc_method_handler(echo)})
     async with serving(handlers=[handler]) as (_, port), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         assert await channel.unary_unary("/acme.Echo/Say")(b"hello") == b"hello"
-        call = channel.stream_stream("/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets")()
+        leds = "/envoy.service.endpoint.v3.LocalityEndpointDiscoveryService/DeltaLocalityEndpoints"
+        call = channel.stream_stream(leds)()
 
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 
