@@ -3,7 +3,7 @@
 `xds.wire` spells the first two as bytes; `xds.status`, metrics and logs listen to the events.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -34,8 +34,8 @@ class DeltaRequest:
     """Add and remove names of a type, and answer the response with `nonce`."""
 
     type_url: str
-    subscribe: tuple[str, ...] = ()
-    unsubscribe: tuple[str, ...] = ()
+    subscribe: Collection[str] = frozenset()
+    unsubscribe: Collection[str] = ()
     initial_versions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     nonce: str = ""
     error: Error | None = None
@@ -65,8 +65,8 @@ class Subscribed:
     """Say that a client changed what it asks for; `names` counts the explicit ones."""
 
     type_url: str
-    added: tuple[str, ...]
-    dropped: tuple[str, ...]
+    added: Collection[str]
+    dropped: Collection[str]
     wildcard: bool
     names: int
     known: bool = True
@@ -97,7 +97,7 @@ class Acked:
     version: str
     nonce: str
     revision: str
-    names: tuple[str, ...]
+    names: Collection[str]
     offered_at: float | None
     settled: bool
     refused: tuple[str, ...]

@@ -64,6 +64,7 @@ MAX_RESPONSE_BYTES = 3 * 1024 * 1024  # gRPC clients receive at most 4 MiB unles
 _FRAME_BYTES = 128  # what the wire adds to a resource, at most: type, name twice, version
 _MAX_FOREIGN_TYPES = 32
 _MAX_RECENT = 1024
+_NOTHING: frozenset[str] = frozenset()
 
 
 class Stream:
@@ -77,6 +78,7 @@ class Stream:
         self._known_types = frozenset(row.type_url for row in rows)
         self._max_response_bytes = max_response_bytes
         self._subscriptions: dict[str, Subscription] = {}
+        self._order: tuple[tuple[Row, Subscription], ...] = ()  # the rows of the types that are asked for
         self._target: Snapshot | None = None
         self._recent: dict[tuple[str, str], None] = {}  # what clusters referred to that left this client
         self._sent = 0
@@ -119,8 +121,8 @@ class Stream:
             events.append(
                 Subscribed(
                     type_url=request.type_url,
-                    added=tuple(added),
-                    dropped=tuple(dropped),
+                    added=added,
+                    dropped=dropped,
                     wildcard=sub.wildcard,
                     names=len(sub.names),
                     known=request.type_url in self._known_types,
@@ -136,21 +138,28 @@ class Stream:
         `changed` names what differs from the snapshot offered before, per type; None compares everything. `at`
         is the moment of the change; it comes back in `Acked`.
         """
-        moved = False
         known, self._target = self._target is not None, snapshot
-        for type_url, sub in self._subscriptions.items():
-            target = snapshot.of_type(type_url)
-            if changed is not None and known:
-                names: AbstractSet[str] = changed.get(type_url, frozenset())
-            else:
-                names = target.keys() | sub.told()
-            moved |= bool(names) and sub.note(names, target, at)
-        return moved or not known
+        if changed is None or not known:
+            for type_url, sub in self._subscriptions.items():
+                target = snapshot.of_type(type_url)
+                if names := target.keys() | sub.told():
+                    sub.note(names, target, at)
+            return True
+        moved = False
+        for type_url, changed_names in changed.items():
+            if (concerned := self._subscriptions.get(type_url)) is not None:
+                moved |= concerned.note(changed_names, snapshot.of_type(type_url), at)
+        return moved
 
     def responses(self) -> Iterator[Response]:
         """Yield what may be sent now, in order; each is taken for sent. Looks again from the top after each."""
         while (response := self._next()) is not None:
             yield response
+
+    @property
+    def owes(self) -> bool:
+        """Say whether anything is waiting to be sent, be it that it may not be sent yet."""
+        return self._target is not None and any(sub.owes for sub in self._subscriptions.values())
 
     def unanswered(self) -> Mapping[str, str]:
         """Tell the nonce of the unanswered response of each type that others wait for."""
@@ -171,6 +180,7 @@ class Stream:
         """End the stream; what it held is forgotten."""
         open_types = tuple(url for url, sub in self._subscriptions.items() if sub.pending is not None)
         self._subscriptions.clear()
+        self._order = ()
         return [Closed(unanswered=open_types)]
 
     # What a request means
@@ -183,6 +193,9 @@ class Stream:
             self._rows.append(Row(type_url, Step.MAKE | Step.BREAK))
         sub = Subscription(KINDS.get(type_url) or Kind(type_url))
         self._subscriptions[type_url] = sub
+        self._order = tuple(
+            (row, self._subscriptions[row.type_url]) for row in self._rows if row.type_url in self._subscriptions
+        )
         return sub
 
     def _answered(self, sub: Subscription, request: Request) -> list[Event]:
@@ -208,14 +221,16 @@ class Stream:
         if sub.kind.type_url == CLUSTER:
             self._remember_departed(sub, pending)
         sub.acknowledge(pending)
+        if self._target is not None:
+            sub.settle(self._target.of_type(sub.kind.type_url))
         return [
             Acked(
                 **about,
                 revision=pending.revision,
-                names=tuple(pending.changes),
+                names=pending.changes.keys(),
                 offered_at=pending.offered_at,
                 settled=sub.settled,
-                refused=tuple(sorted(sub.refused)),
+                refused=tuple(sorted(sub.refused)) if sub.refused else (),
             )
         ]
 
@@ -226,8 +241,14 @@ class Stream:
 
     def _recall(self, sub: Subscription, versions: Mapping[str, str]) -> None:
         """Believe a reconnecting client about what it holds; this subscribes it to nothing (R-01, R-02)."""
+        target = self._target.of_type(sub.kind.type_url) if self._target is not None else ResourceSet()
         for name, version in versions.items():
-            if sub.wants(name):
+            if not sub.wants(name):
+                continue
+            known = target.get(name)
+            if known is not None and known.version == version:
+                sub.held[name] = known
+            else:
                 sub.held[name] = Resource(name, version, b"")
                 sub.foreign.add(name)
 
@@ -248,9 +269,8 @@ class Stream:
     def _next(self) -> Response | None:
         if self._target is None:
             return None
-        for row in self._rows:
-            sub = self._subscriptions.get(row.type_url)
-            if sub is None or not sub.free:
+        for row, sub in self._order:
+            if not sub.owes or not sub.free:
                 continue
             if self._waits(row, self._target):
                 continue
@@ -272,20 +292,40 @@ class Stream:
 
     def _take(self, sub: Subscription, step: Step, snapshot: Snapshot) -> Response | None:
         target = snapshot.of_type(sub.kind.type_url)
-        changes: dict[str, Resource | None] = {}
+        changes: Mapping[str, Resource | None] = {}
         answer = False
-        asked = frozenset(sub.owed)
-        if Step.MAKE in step and (sub.dirty or sub.owed or sub.answer or sub.suspects):
-            changes = self._made(sub, target)
+        asked = frozenset(sub.owed) if sub.owed else _NOTHING
+        if step & Step.MAKE and (sub.dirty or sub.owed or sub.answer or sub.suspects):
+            changes = self._everything(sub, target) or self._made(sub, target)
             answer, sub.answer = sub.answer, False
-        if Step.BREAK in step and sub.leaving:
-            changes |= self._broken(sub)
+        if step & Step.BREAK and sub.leaving:
+            changes = {**changes, **self._broken(sub)}
         if not changes and not answer:
             if sub.settled:
                 sub.since = None  # it changed and changed back: nothing to tell (P-05)
             return None
-        first = not asked.isdisjoint(changes) or any(map(sub.never_answered, changes))
+        first = not asked.isdisjoint(changes) or changes is target or any(map(sub.never_answered, changes))
         return self._response(sub, target, changes, snapshot.revision, first=first)
+
+    def _everything(self, sub: Subscription, target: ResourceSet) -> ResourceSet | None:
+        """Answer a client that holds nothing with all that it asks for, in one object for all clients alike.
+
+        None where that does not fit: some of it is missing, too much for one response, or not for the first time.
+        """
+        if not sub.fresh:
+            return None
+        if sub.wildcard:
+            whole = target if sub.owed <= target.keys() else None
+        elif isinstance(sub.names, frozenset) and sub.owed == sub.names:
+            whole = target.selected(sub.names)
+        else:
+            return None
+        split = self._delta or not sub.kind.full
+        if not whole or (split and whole.size_bytes + _FRAME_BYTES * len(whole) > self._max_response_bytes):
+            return None
+        sub.owed.clear()
+        sub.dirty.clear()
+        return whole
 
     def _made(self, sub: Subscription, target: ResourceSet) -> dict[str, Resource | None]:
         """Work out what the client is to be told of what exists, and of what it asks for in vain."""
@@ -364,7 +404,7 @@ class Stream:
             return dict.fromkeys(sorted(gone))
         if sub.kind.empty is None:  # absence tells a SotW client nothing, so there is nothing to send (G-04)
             for name in gone:
-                sub.held.pop(name, None)
+                sub.held.drop(name)
                 sub.doubt.pop(name, None)
             return {}
         return {name: sub.kind.absent(name) for name in sorted(gone)}
@@ -386,13 +426,22 @@ class Stream:
         return {name for _, name in used}
 
     def _response(
-        self, sub: Subscription, target: ResourceSet, changes: dict[str, Resource | None], revision: str, *, first: bool
+        self,
+        sub: Subscription,
+        target: ResourceSet,
+        changes: Mapping[str, Resource | None],
+        revision: str,
+        *,
+        first: bool,
     ) -> Response:
         sub.supersede()
         version = target.version
         removed: tuple[str, ...] = ()
         kept: tuple[str, ...] = ()
-        if self._delta:
+        if isinstance(changes, ResourceSet):
+            resources = changes.ordered
+            version = changes.version if sub.kind.full and not self._delta else version
+        elif self._delta:
             resources = tuple(found for found in changes.values() if found is not None)
             removed = tuple(name for name, found in changes.items() if found is None)
         elif sub.kind.full:
@@ -402,9 +451,7 @@ class Stream:
             kept = tuple(name for name in as_held if name in sub.doubt)
         else:
             resources = tuple(found for found in changes.values() if found is not None)
-        for resource in changes.values():
-            if resource is not None:
-                self._owe_children(sub.kind.type_url, resource)
+        self._owe_children(sub.kind.type_url, changes)
         self._sent += 1
         sub.nonce = str(self._sent)
         sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since, first)
@@ -430,12 +477,13 @@ class Stream:
         present = [sub.held[name] for name in as_held if name in sub.held]
         return whole.replacing(present, [name for name in as_held if name not in sub.held])
 
-    def _owe_children(self, type_url: str, parent: Resource) -> None:
-        """Owe the children of a parent that is sent: it waits for them again, changed or not (law 8, O-01, V-02)."""
-        for child_type, name in parent.refs:
-            child = self._subscriptions.get(child_type)
-            if child is not None and child.kind.resent_with_parents and child.wants(name):
-                child.owed.add(name)
-        for child in self._subscriptions.values():
-            if child.kind.resent_below == type_url:
-                child.owed.update(name for name in child.names if name.startswith(f"{parent.name}/"))
+    def _owe_children(self, type_url: str, parents: Mapping[str, Resource | None]) -> None:
+        """Owe the children of parents that are sent: they wait for them again, changed or not (law 8, O-01, V-02)."""
+        for child_type, child in self._subscriptions.items():
+            kind = child.kind
+            if kind.resent_with_parents and type_url in kind.parents:
+                refs = chain.from_iterable(parent.refs for parent in parents.values() if parent is not None)
+                child.owed.update(name for url, name in refs if url == child_type and child.wants(name))
+            elif kind.resent_below == type_url and child.names:
+                below = tuple(f"{name}/" for name, parent in parents.items() if parent is not None)
+                child.owed.update(name for name in child.names if name.startswith(below))

@@ -7,7 +7,7 @@ to spell it `xds.wire`'s, what to serve `xds.cache`'s; who is told about it is t
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from types import MappingProxyType
@@ -95,12 +95,21 @@ class _Call:
     stream: Stream
     type_url: str
     delta: bool
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
     info: StreamInfo | None = None
     unwatch: Callable[[], None] | None = None
     half_closed: bool = False
     ending: bool = False
     responded: bool = False
+    awaited: dict[str, tuple[str, float]] = field(default_factory=dict)  # type -> nonce, when it was sent
+    writing_since: float | None = None
+    writing: asyncio.Task[None] | None = None
+    timed_out: bool = False
+    asleep: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Have the writer look again; one that does not sleep will look before it does."""
+        if self.asleep is not None and not self.asleep.done():
+            self.asleep.set_result(None)
 
 
 class XdsServer:
@@ -148,11 +157,12 @@ class XdsServer:
         self._requests_per_s = requests_per_s
         self._max_request_bytes = max_request_bytes
         self._writer = wire.ResponseWriter(identifier)
-        self._names_of = wire.NamesPool()
+        self._names = wire.NamesPool()
         self._ids = count(1)
         self._calls: dict[int, _Call] = {}
         self._draining = False
         self._server: Any = None
+        self._keeping_time: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; return the port, which matters if 0 was asked for.
@@ -173,6 +183,7 @@ class XdsServer:
             raise RuntimeError(f"cannot listen on {address}: is the port in use?")
         await server.start()
         self._server = server
+        self._keeping_time = asyncio.create_task(self._keep_time())
         return int(bound)
 
     async def stop(self, drain_s: float = 0.0) -> None:
@@ -195,9 +206,11 @@ class XdsServer:
                 if (pause := start + number * drain_s / len(open_now) - self._clock()) > 0:
                     await asyncio.sleep(pause)
                 call.ending = True
-                call.wake.set()
+                call.wake()
         finally:
             await stopping
+            if self._keeping_time is not None:
+                self._keeping_time.cancel()
 
     def streams(self) -> tuple[StreamInfo, ...]:
         """List the streams that have told who they are."""
@@ -219,18 +232,16 @@ class XdsServer:
         return services
 
     def _method(self, type_url: str, rows: Sequence[Row], *, delta: bool) -> grpc.RpcMethodHandler:
-        async def serve(requests: AsyncIterator[bytes], context: Context) -> None:
-            await self._serve(requests, context, type_url, rows, delta=delta)
+        async def serve(_requests: object, context: Context) -> None:
+            await self._serve(context, type_url, rows, delta=delta)
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
-    async def _serve(
-        self, requests: AsyncIterator[bytes], context: Context, type_url: str, rows: Sequence[Row], *, delta: bool
-    ) -> None:
+    async def _serve(self, context: Context, type_url: str, rows: Sequence[Row], *, delta: bool) -> None:
         """Run one stream until either side has enough; leave nothing behind."""
         call = _Call(
             context=context,
-            reader=wire.RequestReader(delta=delta, names_of=self._names_of),
+            reader=wire.RequestReader(delta=delta, pool=self._names),
             stream=Stream(delta=delta, rows=rows),
             type_url=type_url,
             delta=delta,
@@ -241,8 +252,8 @@ class XdsServer:
         try:
             self._admit()
             async with asyncio.TaskGroup() as tasks:
-                reading = tasks.create_task(self._read(key, call, requests))
-                tasks.create_task(self._write(call, reading))
+                reading = tasks.create_task(self._read(key, call))
+                call.writing = tasks.create_task(self._write(call, reading))
         except* _Refusal as group:
             refusal = _first(group)
         finally:
@@ -261,19 +272,21 @@ class XdsServer:
 
     # The reader
 
-    async def _read(self, key: int, call: _Call, requests: AsyncIterator[bytes]) -> None:
+    async def _read(self, key: int, call: _Call) -> None:
         rate = self._requests_per_s
         allowance, last = rate, self._clock()
-        async for data in requests:
+        read, stream = call.context.read, call.stream
+        while (data := await read()) is not grpc.aio.EOF:
             now = self._clock()
             allowance, last = min(rate, allowance + (now - last) * rate) - 1, now
             if allowance < 0:
                 await asyncio.sleep(-allowance / rate)
             request = self._understand(key, call, data)
-            self._tell(call, call.stream.receive(request))
-            call.wake.set()
+            self._tell(call, stream.receive(request))
+            if stream.owes:
+                call.wake()
         call.half_closed = True
-        call.wake.set()
+        call.wake()
 
     def _understand(self, key: int, call: _Call, data: bytes) -> Request:
         if len(data) > self._max_request_bytes:
@@ -319,7 +332,7 @@ class XdsServer:
 
         def watcher(snapshot: Snapshot, changes: Changes | None) -> None:
             if stream.offer(snapshot, changes, self._clock()):
-                call.wake.set()
+                call.wake()
 
         if not self._draining:
             call.unwatch = self._cache.watch(call.info.group, watcher)
@@ -327,10 +340,10 @@ class XdsServer:
     # The writer
 
     async def _write(self, call: _Call, reading: asyncio.Task[None]) -> None:
-        """Send whatever may be sent, and wait for a reason to look again."""
-        deadlines: dict[str, tuple[str, float]] = {}  # type -> nonce, until when it may hold others up
+        """Send whatever may be sent, and sleep until there is a reason to look again."""
+        loop = asyncio.get_running_loop()
         while True:
-            call.wake.clear()
+            call.asleep = None
             for response in call.stream.responses():
                 await self._send(call, response)
                 if call.ending or call.half_closed:
@@ -339,7 +352,8 @@ class XdsServer:
                 break
             if call.ending:
                 raise _Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; it had no answer yet")
-            await self._wait(call, deadlines)
+            call.asleep = loop.create_future()
+            await call.asleep
         reading.cancel()
 
     async def _send(self, call: _Call, response: Response) -> None:
@@ -352,37 +366,43 @@ class XdsServer:
             removed=len(response.removed),
         )
         # Told first: a client near by has acknowledged before the write returns, and an ACK must not come before.
-        self._tell(call, [sent])
+        self._tell(call, (sent,))
+        call.writing_since = now = self._clock()
+        call.awaited[response.type_url] = response.nonce, now
         try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await call.context.write(self._writer.write(response))
-        except TimeoutError as error:
-            detail = f"nothing was read for {self._send_timeout_s:g} s"
-            raise _Refusal(grpc.StatusCode.UNAVAILABLE, detail) from error
+            await call.context.write(self._writer.write(response))
         except grpc.aio.InternalError:
             call.half_closed = True  # the client went while we were writing: nothing is left to say
+        except asyncio.CancelledError:
+            if not call.timed_out:
+                raise
+            detail = f"nothing was read for {self._send_timeout_s:g} s"
+            raise _Refusal(grpc.StatusCode.UNAVAILABLE, detail) from None
+        finally:
+            call.writing_since = None
         call.responded = True
 
-    async def _wait(self, call: _Call, deadlines: dict[str, tuple[str, float]]) -> None:
-        """Wait to be woken, or until an answer has been awaited for long enough."""
-        waiting = call.stream.unanswered()
-        if not waiting:
-            deadlines.clear()
-            await call.wake.wait()
+    async def _keep_time(self) -> None:
+        """See to it that nobody is waited for too long: one look at all streams now and then, no timer for each."""
+        pause = max(0.005, min(1.0, self._ack_timeout_s / 4, self._send_timeout_s / 4))
+        while True:
+            await asyncio.sleep(pause)
+            now = self._clock()
+            for call in tuple(self._calls.values()):
+                self._look_at(call, now)
+
+    def _look_at(self, call: _Call, now: float) -> None:
+        if call.writing_since is not None and now - call.writing_since > self._send_timeout_s:
+            call.timed_out = True
+            if call.writing is not None:
+                call.writing.cancel()
             return
-        now = self._clock()
-        for type_url, nonce in waiting.items():
-            if deadlines.get(type_url, ("", 0.0))[0] != nonce:
-                deadlines[type_url] = nonce, now + self._ack_timeout_s
-        for type_url in deadlines.keys() - waiting.keys():
-            del deadlines[type_url]
-        try:
-            async with asyncio.timeout(max(0.0, min(at for _, at in deadlines.values()) - now)):
-                await call.wake.wait()
-        except TimeoutError:
-            for type_url, (_, at) in deadlines.items():
-                if at <= self._clock():
-                    call.stream.stop_waiting(type_url)
+        overdue = [url for url, (_, at) in call.awaited.items() if now - at >= self._ack_timeout_s]
+        for type_url in overdue:
+            nonce, _ = call.awaited.pop(type_url)
+            if call.stream.unanswered().get(type_url) == nonce:
+                call.stream.stop_waiting(type_url)
+                call.wake()
 
     def _tell(self, call: _Call, events: Sequence[Event]) -> None:
         if call.info is not None:

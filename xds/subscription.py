@@ -5,11 +5,12 @@ edits the names, and in how a refusal is followed up.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 
+from xds.held import Held
 from xds.order import Kind
 from xds.types import Resource, ResourceSet
 
@@ -29,7 +30,7 @@ class Pending:
     nonce: str
     version: str
     revision: str
-    changes: dict[str, Resource | None]
+    changes: Mapping[str, Resource | None]
     kept: tuple[str, ...]
     offered_at: float | None
     first: bool
@@ -43,7 +44,6 @@ class Subscription:
     """Keep what one client asks for, holds and refused of one type. Bounded by the names in play."""
 
     __slots__ = (
-        "_own",
         "answer",
         "dirty",
         "doubt",
@@ -66,12 +66,11 @@ class Subscription:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self._own: set[str] = set()
-        self.names: AbstractSet[str] = self._own  # explicit names
+        self.names: AbstractSet[str] = frozenset()  # explicit names; a frozen set is shared with other clients
         self.wildcard = False
         self.legacy = kind.full  # an empty list still means everything
         self.requested: frozenset[str] | None = None  # SotW: the last list, as it came
-        self.held: dict[str, Resource] = {}  # acknowledged
+        self.held = Held(self.wants)  # acknowledged
         self.foreign: set[str] = set()  # held, but only the version is known: reported by a reconnecting client
         self.doubt: dict[str, Resource | None] = {}  # sent and not acknowledged: possibly applied
         self.dirty: set[str] = set()  # may differ from the target
@@ -95,9 +94,14 @@ class Subscription:
         return self.pending is None or self.pending.released
 
     @property
+    def owes(self) -> bool:
+        """Say whether anything waits to be sent."""
+        return bool(self.dirty or self.owed or self.answer or self.suspects or self.leaving)
+
+    @property
     def settled(self) -> bool:
         """Say whether nothing is unanswered, owed or waiting to go."""
-        return self.pending is None and not (self.dirty or self.owed or self.answer or self.suspects or self.leaving)
+        return self.pending is None and not self.owes
 
     def awaits(self, target: ResourceSet) -> bool:
         """Say whether the client still waits for the first answer about a name.
@@ -132,46 +136,84 @@ class Subscription:
         dropped = (before or frozenset()) - names
         lost_wildcard = self.wildcard and not wildcard
         self.answer |= self.kind.full and (bool(added) or (wildcard and not self.wildcard))
+        if wildcard:
+            self._hold_only_named()
+        elif lost_wildcard:
+            self._forget([name for name in self._known() if name not in names])
+        else:
+            self._forget(dropped)
+        fresh = () if self.wildcard or wildcard else added
         self.wildcard = wildcard
         self.names = names - {WILDCARD} if wildcard and WILDCARD in names else names
-        if not wildcard:
-            self._forget([name for name in self._known() if name not in names] if lost_wildcard else dropped)
-        self._owe(name for name in added if name in self.names)
+        self._owe(added if WILDCARD not in added else added & self.names, fresh)
         return added, dropped
 
-    def edit(self, subscribe: Iterable[str], unsubscribe: Iterable[str], *, first: bool) -> None:
+    def edit(self, subscribe: Collection[str], unsubscribe: Collection[str], *, first: bool) -> None:
         """Apply a Delta edit: removals first, so that a name in both lists ends up subscribed and sent (D-10)."""
         for name in unsubscribe:
             if name == WILDCARD and self.wildcard:
                 self.wildcard = False
-                self._forget([known for known in self._known() if known not in self._own])
-            elif name in self._own:
-                self._own.discard(name)
+                self._forget([known for known in self._known() if known not in self.names])
+            elif name in self.names:
+                self._own_names().discard(name)
                 if self.wildcard:
                     self.owed.add(name)  # the client cannot know what the wildcard says of it (D-09)
                 else:
                     self._forget((name,))
         if first and self.kind.full and not subscribe:
             self.wildcard = self.answer = True  # the legacy way to ask for everything (D-01, D-13)
-        for name in subscribe:
-            if name == WILDCARD and self.kind.full:
-                self.wildcard = self.answer = True
-            else:
-                self._own.add(name)
-                self._owe((name,))  # whatever it holds by our account, it asks: it may have forgotten (D-06, R-04)
+        if not subscribe:
+            return
+        if WILDCARD in subscribe and self.kind.full:
+            self._hold_only_named()
+            self.wildcard = self.answer = True
+            subscribe = [name for name in subscribe if name != WILDCARD]
+        # Whatever it holds by our account, it asks: it may have forgotten (D-06, R-04).
+        if not self.names and isinstance(subscribe, frozenset):
+            self._owe(subscribe, subscribe)
+            self.names = subscribe
+        else:
+            own = self._own_names()
+            self._owe(subscribe, () if self.wildcard else [name for name in subscribe if name not in own])
+            own.update(subscribe)
+
+    def _own_names(self) -> set[str]:
+        """Return the names as a set of this client's own, to be edited."""
+        if not isinstance(self.names, set):
+            self.names = set(self.names)
+        return self.names
+
+    def _hold_only_named(self) -> None:
+        """Forget what the wildcard's return would bring back to mind: the client has been told nothing of it."""
+        if not self.wildcard:
+            self.held.narrow()
 
     def note(self, changed: AbstractSet[str], target: ResourceSet, at: float | None) -> bool:
         """Take note of names that changed in the target; say whether any concerns this client."""
         fresh = changed if self.wildcard else changed & self.names
         if not fresh:
+            self.settle(target)
             return False
-        self.retry(fresh & self.refused.keys(), target)
+        if self.refused:
+            self.retry(fresh & self.refused.keys(), target)
         if self.since is None:
             self.since = at
         self.dirty |= fresh
-        if len(self.dirty) > 64 + 2 * (len(target) + len(self.held)):
+        if len(self.dirty) > 64 + 2 * (len(target) + self.held.at_most):
             self.dirty = {name for name in self.dirty if name in target or self.may_hold(name)}
         return True
+
+    def settle(self, target: ResourceSet) -> None:
+        """Let go of what this client holds by itself, where it holds what the target says."""
+        if self.settled and not (self.doubt or self.refused or self.foreign):
+            self.held.rebase(target)
+
+    @property
+    def fresh(self) -> bool:
+        """Say whether the client was never told anything that counts still: a full answer suits it."""
+        return self.held.untouched and not (
+            self.pending or self.doubt or self.refused or self.suspects or self.leaving or self.foreign or self.repeat
+        )
 
     def may_hold(self, name: str) -> bool:
         """Say whether the client holds a name, as far as anyone can know."""
@@ -217,15 +259,13 @@ class Subscription:
 
     def acknowledge(self, pending: Pending) -> None:
         """Believe a response: the only place where the client's state advances (law: only an ACK is believed)."""
-        for name, resource in pending.changes.items():
-            self.doubt.pop(name, None)
-            self.foreign.discard(name)
-            if resource is None:
-                self.held.pop(name, None)
-            elif self.wants(name):
-                self.held[name] = resource
-        for name in pending.kept:
-            self.doubt.pop(name, None)
+        self.held.take(pending.changes)
+        if self.doubt or self.foreign:
+            for name in pending.changes:
+                self.doubt.pop(name, None)
+                self.foreign.discard(name)
+            for name in pending.kept:
+                self.doubt.pop(name, None)
 
     def reject(self, pending: Pending, named: AbstractSet[str], *, split: bool) -> None:
         """Remember a refusal so that it is never repeated unchanged, and go on with what is not suspect (law 6).
@@ -262,7 +302,7 @@ class Subscription:
     def supersede(self) -> None:
         """Give up on an unanswered response because a newer one is about to be sent."""
         if self.pending is not None:
-            told = {name: self.held.get(name) for name in self.pending.kept} | self.pending.changes
+            told = {**{name: self.held.get(name) for name in self.pending.kept}, **self.pending.changes}
             self.doubt.update({name: resource for name, resource in told.items() if self.wants(name)})
             self.pending = None
 
@@ -274,13 +314,22 @@ class Subscription:
     def _known(self) -> AbstractSet[str]:
         return self.held.keys() | self.doubt.keys() | self.dirty | self.owed | self.refused.keys()
 
-    def _owe(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.owed.add(name)
-            self.refused.pop(name, None)
+    def _owe(self, names: Collection[str], fresh: Collection[str]) -> None:
+        """Owe an answer about names; of the `fresh` ones the client has asked for nothing before."""
+        self.owed.update(names)
+        if self.refused:
+            for name in names:
+                self.refused.pop(name, None)
+        if not self.held.untouched:
+            for name in fresh:
+                self.held.drop(name)
 
     def _forget(self, names: Collection[str]) -> None:
-        for gone in (self.held, self.doubt, self.refused):
+        if not names:
+            return
+        for name in names:
+            self.held.forget(name)
+        for gone in (self.doubt, self.refused):
             for name in names:
                 gone.pop(name, None)
         for ended in (self.foreign, self.dirty, self.owed, self.repeat, self.leaving):

@@ -74,11 +74,13 @@ class ResourceSet(Mapping[str, Resource]):
     the change rather than to the set.
     """
 
-    __slots__ = ("_by_name", "_ordered", "_sum")
+    __slots__ = ("_by_name", "_ordered", "_selected", "_size", "_sum")
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._by_name: dict[str, Resource] = {}
         self._ordered: tuple[Resource, ...] | None = None
+        self._size: int | None = None
+        self._selected: tuple[frozenset[str], ResourceSet | None] | None = None
         self._sum = 0
         for resource in resources:
             if resource.name in self._by_name:
@@ -103,8 +105,31 @@ class ResourceSet(Mapping[str, Resource]):
             total += _fingerprint(resource)
         new._by_name = by_name
         new._ordered = None
+        new._size = None
+        new._selected = None
         new._sum = total & _SET_MASK
         return new
+
+    def selected(self, names: frozenset[str]) -> "ResourceSet | None":
+        """Return the set of just these names, None where one is missing; the same object to all who ask in turn.
+
+        Only the last list is remembered: after a restart a thousand equal clients ask for the same names at once.
+        """
+        if self._selected is None or (self._selected[0] is not names and self._selected[0] != names):
+            complete = names <= self._by_name.keys()
+            self._selected = names, ResourceSet(self._by_name[name] for name in names) if complete else None
+        return self._selected[1]
+
+    @property
+    def size_bytes(self) -> int:
+        """Tell how many bytes the resources have in all, without what the wire adds."""
+        if self._size is None:
+            self._size = sum(len(each.body) + len(each.name) for each in self._by_name.values())
+        return self._size
+
+    def get(self, name: str, default: Resource | None = None) -> Resource | None:  # type: ignore[override]
+        """Return a resource by name."""
+        return self._by_name.get(name, default)
 
     @property
     def version(self) -> str:

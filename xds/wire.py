@@ -10,7 +10,8 @@ Field numbers are those of `envoy/service/discovery/v3/discovery.proto` and `env
 
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from xds.protocol import DeltaRequest, Error, Request, Response, SotwRequest
@@ -21,7 +22,11 @@ _NAMES_TAG = 0x1A  # DiscoveryRequest.resource_names
 _MAX_STRUCT_DEPTH = 100  # as protobuf's own parsers
 _POOL_BYTES = 16 * 1024 * 1024
 _NAME_BYTES = 100  # what a name costs beside its letters: the string object, and its place in the set
-_MAX_REMEMBERED_TYPES = 40
+_MANY = 16  # resources: from here on a response's tuple of them is worth being recognised as an object
+_LARGE_BYTES = 64 * 1024  # from here on appending a nonce is worth being done once
+_NO_NAMES: frozenset[str] = frozenset()
+_MAX_SHAPES = 12  # ACKs of a type differ in length as their nonces grow: those of a few types, and the newest
+_MAX_SHAPE_BYTES = 512  # beside the names; an ACK that repeats a whole node costs more to keep than to read
 
 Field = tuple[int, int, int, int]  # number, wire type, where the value starts (a varint: the value), where it ends
 
@@ -218,11 +223,8 @@ def parse_names(raw: bytes) -> frozenset[str]:
     return frozenset(_text(raw, field) for field in _fields(raw, 0, len(raw)))
 
 
-NamesOf = Callable[[bytes], frozenset[str]]
-
-
 class NamesPool:
-    """Be a `parse_names` that remembers: equal clients ask for equal lists, and may share one set.
+    """Remember lists of names: equal clients ask for equal lists, and may share one copy of bytes and set.
 
     What is remembered is bounded by `budget_bytes`, not by the number of lists: those may be of any length. A
     list that is larger than that is read, and not remembered.
@@ -232,41 +234,93 @@ class NamesPool:
 
     def __init__(self, *, budget_bytes: int = _POOL_BYTES) -> None:
         self._budget_bytes = budget_bytes
-        self._ready: OrderedDict[bytes, frozenset[str]] = OrderedDict()
+        self._ready: OrderedDict[bytes, tuple[bytes, frozenset[str]]] = OrderedDict()
         self.remembered_bytes = 0
 
-    def __call__(self, raw: bytes) -> frozenset[str]:
-        """Read consecutive `resource_names` fields."""
+    def find(self, raw: bytes) -> tuple[bytes, frozenset[str]]:
+        """Read consecutive `resource_names` fields; return their bytes and the names, the same objects for all."""
         if (ready := self._ready.get(raw)) is not None:
             self._ready.move_to_end(raw)
             return ready
         names = parse_names(raw)
         if _cost(raw, names) <= self._budget_bytes:
-            self._ready[raw] = names
+            self._ready[raw] = raw, names
             self.remembered_bytes += _cost(raw, names)
         while self.remembered_bytes > self._budget_bytes:
-            self.remembered_bytes -= _cost(*self._ready.popitem(last=False))
-        return names
+            _, oldest = self._ready.popitem(last=False)
+            self.remembered_bytes -= _cost(*oldest)
+        return raw, names
 
 
 def _cost(raw: bytes, names: frozenset[str]) -> int:
     return 2 * len(raw) + _NAME_BYTES * len(names)
 
 
+class _Shape:
+    """Remember an ACK by where its version and nonce stand: the next one differs in nothing else.
+
+    Recognising it costs comparisons of bytes. The bytes of a list of names are the pool's, shared with other clients.
+    """
+
+    __slots__ = ("_constant", "_names", "_nonce", "_type_url", "_version")
+
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        type_url: str,
+        version: tuple[int, int] | None,
+        nonce: tuple[int, int],
+        run: tuple[int, bytes] | None,
+        names: frozenset[str],
+    ) -> None:
+        self._type_url = type_url
+        self._version = version
+        self._nonce = nonce
+        self._names = names
+        self._constant: list[tuple[int, bytes]] = []
+        known = [(start, end, b"") for start, end in (version or (0, 0), nonce)]
+        if run is not None:
+            known.append((run[0], run[0] + len(run[1]), run[1]))
+        at = 0
+        for start, end, shared in sorted(known):
+            if at < start:
+                self._constant.append((at, data[at:start]))
+            if shared:
+                self._constant.append((start, shared))
+            at = max(at, end)
+        if at < len(data):
+            self._constant.append((at, data[at:]))
+
+    def fits(self, data: bytes) -> bool:
+        """Say whether a message of the same length is the same but for version and nonce."""
+        return all(data.startswith(part, at) for at, part in self._constant)
+
+    def sotw(self, data: bytes) -> SotwRequest:
+        """Read an ACK that fits."""
+        version = "" if self._version is None else data[slice(*self._version)].decode()
+        nonce = data[slice(*self._nonce)].decode()
+        return SotwRequest(type_url=self._type_url, names=self._names, version=version, nonce=nonce)
+
+    def delta(self, data: bytes) -> DeltaRequest:
+        """Read an ACK that fits."""
+        return DeltaRequest(type_url=self._type_url, nonce=data[slice(*self._nonce)].decode())
+
+
 class RequestReader:
     """Read the requests of one stream, with a memory of what the stream said before.
 
-    It remembers the node, which comes with the first request and may come with each (N-01, N-03), and per type
-    the raw bytes of the last list of names, so that repeating it costs a comparison of bytes. A client can make
-    up types without end; those beyond the first few are read anew each time.
+    It remembers the node, which comes with the first request and may come with each (N-01, N-03), and what its
+    latest ACKs looked like, so that the next costs comparisons of bytes whatever it repeats. Lists of names are
+    looked up in the pool before they are parsed.
     """
 
-    __slots__ = ("_delta", "_names", "_names_of", "node")
+    __slots__ = ("_delta", "_pool", "_shapes", "node")
 
-    def __init__(self, *, delta: bool, names_of: NamesOf = parse_names) -> None:
+    def __init__(self, *, delta: bool, pool: NamesPool | None = None) -> None:
         self._delta = delta
-        self._names_of = names_of
-        self._names: dict[str, tuple[bytes, frozenset[str]]] = {}
+        self._pool = pool if pool is not None else NamesPool(budget_bytes=0)
+        self._shapes: dict[int, _Shape] = {}
         self.node: Node | None = None
 
     def read(self, data: bytes) -> Request:
@@ -275,6 +329,12 @@ class RequestReader:
         Raises:
             WireError: the bytes are no such request, or the node became another one (N-04).
         """
+        shape = self._shapes.get(len(data))
+        if shape is not None and shape.fits(data):
+            try:
+                return shape.delta(data) if self._delta else shape.sotw(data)
+            except UnicodeDecodeError as error:
+                raise WireError(f"version or nonce is not UTF-8: {error}") from error
         return self._read_delta(data) if self._delta else self._read_sotw(data)
 
     def _see_node(self, data: bytes, start: int, end: int) -> None:
@@ -284,77 +344,82 @@ class RequestReader:
             was = (self.node.id, self.node.cluster)
             raise WireError(f"the node changed from {was} to {seen}; a node keeps id and cluster for a stream")
 
+    def _remember(self, data: bytes, shape: _Shape) -> None:
+        if len(self._shapes) >= _MAX_SHAPES and len(data) not in self._shapes:
+            del self._shapes[next(iter(self._shapes))]
+        self._shapes[len(data)] = shape
+
     def _read_sotw(self, data: bytes) -> SotwRequest:
         version = type_url = nonce = ""
+        version_at: tuple[int, int] | None = None
+        nonce_at: tuple[int, int] | None = None
         error = None
-        runs: list[bytes] = []
+        runs: list[tuple[int, bytes]] = []
         at, end = 0, len(data)
         while at < end:
             if data[at] == _NAMES_TAG:
-                runs.append(self._repeated(data, at) or data[at : _end_of_names(data, at, end)])
-                at += len(runs[-1])
+                after = _end_of_names(data, at, end)
+                runs.append((at, data[at:after]))
+                at = after
                 continue
             field = next(_fields(data, at, end))
             match field[0]:
                 case 1:
-                    version = _text(data, field)
+                    version, version_at = _text(data, field), (field[2], field[3])
                 case 2:
                     self._see_node(data, *_sized(field))
                 case 4:
                     type_url = _text(data, field)
                 case 5:
-                    nonce = _text(data, field)
+                    nonce, nonce_at = _text(data, field), (field[2], field[3])
                 case 6:
                     error = _error(data, *_sized(field))
             at = field[3]
-        names = self._names_for(type_url, runs[0] if len(runs) == 1 else b"".join(runs))
+        raw, names = self._pool.find(b"".join(run for _, run in runs)) if runs else (b"", _NO_NAMES)
+        small = len(data) - len(raw) <= _MAX_SHAPE_BYTES
+        if nonce and nonce_at is not None and error is None and len(runs) <= 1 and small:
+            run = (runs[0][0], raw) if runs else None
+            shape = _Shape(data, type_url=type_url, version=version_at, nonce=nonce_at, run=run, names=names)
+            self._remember(data, shape)
         return SotwRequest(type_url=type_url, names=names, version=version, nonce=nonce, error=error)
-
-    def _repeated(self, data: bytes, at: int) -> bytes | None:
-        """Recognise a list of names that this stream has sent before."""
-        for raw, _ in self._names.values():
-            if data.startswith(raw, at) and data[at + len(raw) : at + len(raw) + 1] != bytes((_NAMES_TAG,)):
-                return raw
-        return None
-
-    def _names_for(self, type_url: str, raw: bytes) -> frozenset[str]:
-        if not raw:
-            self._names.pop(type_url, None)
-            return frozenset()
-        last = self._names.get(type_url)
-        if last is not None and last[0] == raw:
-            return last[1]
-        names = self._names_of(raw)
-        if last is not None or len(self._names) < _MAX_REMEMBERED_TYPES:
-            self._names[type_url] = raw, names
-        return names
 
     def _read_delta(self, data: bytes) -> DeltaRequest:
         type_url = nonce = ""
+        nonce_at: tuple[int, int] | None = None
         error = None
-        subscribe: list[str] = []
+        runs: list[bytes] = []
         unsubscribe: list[str] = []
         versions: dict[str, str] = {}
-        for field in _fields(data, 0, len(data)):
+        at, end = 0, len(data)
+        while at < end:
+            if data[at] == _NAMES_TAG:
+                after = _end_of_names(data, at, end)
+                runs.append(data[at:after])
+                at = after
+                continue
+            field = next(_fields(data, at, end))
             match field[0]:
                 case 1:
                     self._see_node(data, *_sized(field))
                 case 2:
                     type_url = _text(data, field)
-                case 3:
-                    subscribe.append(_text(data, field))
                 case 4:
                     unsubscribe.append(_text(data, field))
                 case 5:
                     name, version = _string_pair(data, *_sized(field))
                     versions[name] = version
                 case 6:
-                    nonce = _text(data, field)
+                    nonce, nonce_at = _text(data, field), (field[2], field[3])
                 case 7:
                     error = _error(data, *_sized(field))
+            at = field[3]
+        asks = runs or unsubscribe or versions
+        if nonce and nonce_at is not None and error is None and not asks and len(data) <= _MAX_SHAPE_BYTES:
+            shape = _Shape(data, type_url=type_url, version=None, nonce=nonce_at, run=None, names=_NO_NAMES)
+            self._remember(data, shape)
         return DeltaRequest(
             type_url=type_url,
-            subscribe=tuple(subscribe),
+            subscribe=self._pool.find(b"".join(runs))[1] if runs else _NO_NAMES,
             unsubscribe=tuple(unsubscribe),
             initial_versions=MappingProxyType(versions),
             nonce=nonce,
@@ -365,7 +430,10 @@ class RequestReader:
 def _end_of_names(data: bytes, at: int, end: int) -> int:
     """Find the end of a run of `resource_names` fields that begins at `at`."""
     while at < end and data[at] == _NAMES_TAG:
-        size, at = _varint(data, at + 1, end)
+        size = data[at + 1] if at + 1 < end else 0x80
+        at += 2
+        if size >= 0x80:
+            size, at = _varint(data, at - 1, end)
         at += size
     if at > end:
         raise WireError(f"field 3 is {at - end} bytes longer than the message")
@@ -399,6 +467,16 @@ def any_of(type_url: str, body: bytes) -> bytes:
     return _string(0x0A, type_url) + (_block(0x12, body) if body else b"")
 
 
+@dataclass(slots=True)
+class _Ready:
+    """Keep the bytes of a response without its nonce and, of a large one, with the nonce that it had last."""
+
+    body: bytes
+    resources: tuple[Resource, ...]
+    nonce: str = ""
+    whole: bytes = b""
+
+
 class ResponseWriter:
     """Assemble responses, once for all streams that are told the same.
 
@@ -413,26 +491,34 @@ class ResponseWriter:
         self._budget_bytes = budget_bytes
         self.remembered_bytes = 0
         # The key holds identities of resources; the value keeps those resources alive, so they stay theirs.
-        self._ready: OrderedDict[tuple[object, ...], tuple[bytes, tuple[Resource, ...]]] = OrderedDict()
+        self._ready: OrderedDict[tuple[object, ...], _Ready] = OrderedDict()
 
     def write(self, response: Response) -> bytes:
         """Spell a response."""
         resources = response.resources
-        key = (response.type_url, response.version, response.delta, response.removed, *map(id, resources))
-        if (ready := self._ready.get(key)) is not None:
-            self._ready.move_to_end(key)
-            body = ready[0]
-        else:
+        # A long tuple is the one of all that hold the same set; short ones are made anew for each client.
+        content = tuple(map(id, resources)) if len(resources) < _MANY else id(resources)
+        key = (content, response.type_url, response.version, response.removed, response.delta)
+        ready = self._ready.get(key)
+        if ready is None:
             body = self._delta(response) if response.delta else self._sotw(response)
-            self._remember(key, body, resources)
-        return body + _string(0x2A, response.nonce)
+            ready = self._ready[key] = _Ready(body, resources)
+            self._remembered(len(body))
+        elif self._ready:
+            self._ready.move_to_end(key)
+        if ready.nonce != response.nonce:
+            whole = ready.body + _string(0x2A, response.nonce)
+            if len(whole) < _LARGE_BYTES:
+                return whole
+            self._remembered(len(whole) - len(ready.whole))
+            ready.nonce, ready.whole = response.nonce, whole  # the first answers to equal clients have one nonce, too
+        return ready.whole
 
-    def _remember(self, key: tuple[object, ...], body: bytes, resources: tuple[Resource, ...]) -> None:
-        self._ready[key] = body, resources
-        self.remembered_bytes += len(body)
+    def _remembered(self, more_bytes: int) -> None:
+        self.remembered_bytes += more_bytes
         while self.remembered_bytes > self._budget_bytes and self._ready:
-            _, (dropped, _) = self._ready.popitem(last=False)
-            self.remembered_bytes -= len(dropped)
+            _, dropped = self._ready.popitem(last=False)
+            self.remembered_bytes -= len(dropped.body) + len(dropped.whole)
 
     def _sotw(self, response: Response) -> bytes:
         parts = [_string(0x0A, response.version), _string(0x22, response.type_url), self._sotw_tail]
