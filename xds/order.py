@@ -6,6 +6,7 @@ Constants only. A further type is a `Kind` and its rows; a type without rows is 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
+from functools import lru_cache
 from types import MappingProxyType
 
 from xds.types import (
@@ -22,6 +23,7 @@ from xds.types import (
 )
 
 
+@lru_cache(maxsize=4096)
 def _empty_assignment(name: str) -> Resource:
     """Spell a ClusterLoadAssignment that has a name (field 1) and no endpoints."""
     raw = name.encode()

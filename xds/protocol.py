@@ -67,6 +67,9 @@ _MAX_RECENT = 1024
 _NOTHING: frozenset[str] = frozenset()
 
 
+_Turn = tuple[Row, Subscription, bool, bool]  # a row with its type's state, and whether it makes and breaks
+
+
 class Stream:
     """Speak xDS with one client. Not safe for threads; never blocks; holds no more than the client's state."""
 
@@ -78,7 +81,7 @@ class Stream:
         self._known_types = frozenset(row.type_url for row in rows)
         self._max_response_bytes = max_response_bytes
         self._subscriptions: dict[str, Subscription] = {}
-        self._order: tuple[tuple[Row, Subscription], ...] = ()  # the rows of the types that are asked for
+        self._order: tuple[_Turn, ...] = ()  # the rows of the types that are asked for
         self._target: Snapshot | None = None
         self._recent: dict[tuple[str, str], None] = {}  # what clusters referred to that left this client
         self._sent = 0
@@ -193,8 +196,9 @@ class Stream:
             self._rows.append(Row(type_url, Step.MAKE | Step.BREAK))
         sub = Subscription(KINDS.get(type_url) or Kind(type_url))
         self._subscriptions[type_url] = sub
+        turns = ((row, self._subscriptions.get(row.type_url)) for row in self._rows)
         self._order = tuple(
-            (row, self._subscriptions[row.type_url]) for row in self._rows if row.type_url in self._subscriptions
+            (row, sub, Step.MAKE in row.step, Step.BREAK in row.step) for row, sub in turns if sub is not None
         )
         return sub
 
@@ -269,15 +273,14 @@ class Stream:
     def _next(self) -> Response | None:
         if self._target is None:
             return None
-        for row, sub in self._order:
+        for row, sub, makes, may_break in self._order:
             if not sub.owes or not sub.free:
                 continue
-            if self._waits(row, self._target):
+            if (row.after or row.first) and self._waits(row, self._target):
                 continue
-            step = row.step
-            if sub.leaving and any(self._may_break(other, row, self._target) for other in self._rows):
-                step |= Step.BREAK  # a type that changes without end would never come to its removals
-            if (response := self._take(sub, step, self._target)) is not None:
+            # A type that changes without end would never come to its removals.
+            breaks = may_break or (bool(sub.leaving) and any(self._may_break(row, turn) for turn in self._order))
+            if (response := self._take(sub, self._target, makes=makes, breaks=breaks)) is not None:
                 return response
         return None
 
@@ -287,18 +290,26 @@ class Stream:
             url in subs and subs[url].awaits(snapshot.of_type(url)) for url in row.first
         )
 
-    def _may_break(self, row: Row, making: Row, snapshot: Snapshot) -> bool:
-        return row.type_url == making.type_url and Step.BREAK in row.step and not self._waits(row, snapshot)
+    def _may_break(self, making: Row, turn: _Turn) -> bool:
+        row, _, _, breaks = turn
+        return (
+            breaks
+            and row.type_url == making.type_url
+            and self._target is not None
+            and not self._waits(row, self._target)
+        )
 
-    def _take(self, sub: Subscription, step: Step, snapshot: Snapshot) -> Response | None:
+    def _take(self, sub: Subscription, snapshot: Snapshot, *, makes: bool, breaks: bool) -> Response | None:
         target = snapshot.of_type(sub.kind.type_url)
+        if makes and (only := sub.take_only_change(target)) is not None:
+            return self._response(sub, target, only, snapshot.revision, first=any(map(sub.never_answered, only)))
         changes: Mapping[str, Resource | None] = {}
         answer = False
         asked = frozenset(sub.owed) if sub.owed else _NOTHING
-        if step & Step.MAKE and (sub.dirty or sub.owed or sub.answer or sub.suspects):
+        if makes and (sub.dirty or sub.owed or sub.answer or sub.suspects):
             changes = self._everything(sub, target) or self._made(sub, target)
             answer, sub.answer = sub.answer, False
-        if step & Step.BREAK and sub.leaving:
+        if breaks and sub.leaving:
             changes = {**changes, **self._broken(sub)}
         if not changes and not answer:
             if sub.settled:

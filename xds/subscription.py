@@ -215,6 +215,19 @@ class Subscription:
             self.pending or self.doubt or self.refused or self.suspects or self.leaving or self.foreign or self.repeat
         )
 
+    def take_only_change(self, target: ResourceSet) -> dict[str, Resource | None] | None:
+        """Take the one change that there is, as mostly there is one; None where anything else is to be weighed."""
+        if len(self.dirty) != 1 or self.pending is not None or self.owed or self.answer or self.leaving:
+            return None
+        if self.doubt or self.refused or self.suspects or self.foreign or self.repeat:
+            return None
+        (name,) = self.dirty
+        want, have = target.get(name), self.held.get(name)
+        if want is None or not self.wants(name) or (have is not None and have.version == want.version):
+            return None
+        self.dirty.clear()
+        return {name: want}
+
     def may_hold(self, name: str) -> bool:
         """Say whether the client holds a name, as far as anyone can know."""
         return name in self.held or self.doubt.get(name) is not None

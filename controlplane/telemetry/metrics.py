@@ -84,6 +84,10 @@ class Metrics:
             self._acks.labels(short)
             for meaning in MEANINGS:
                 self._requests.labels(short, meaning)
+        # Looking labels up costs more than counting, and these are counted for every client of every change.
+        self._requests_by: dict[tuple[str, str], Counter] = {}
+        self._responses_by = {url: self._responses.labels(short) for url, short in _SHORT_NAMES.items()}
+        self._acks_by = {url: self._acks.labels(short) for url, short in _SHORT_NAMES.items()}
         self._hits = self._reads.labels("hit")
         self._misses = self._reads.labels("miss")
         self._hit_count = 0
@@ -122,15 +126,20 @@ class Metrics:
 
     def xds_request(self, type_url: str, meaning: str) -> None:
         """Count a client's request; for the words see MEANINGS."""
-        self._requests.labels(_short(type_url), meaning if meaning in MEANINGS else OTHER).inc()
+        key = (type_url, meaning)
+        if (counter := self._requests_by.get(key)) is None:
+            counter = self._requests.labels(_short(type_url), meaning if meaning in MEANINGS else OTHER)
+            if type_url in _SHORT_NAMES:
+                self._requests_by[key] = counter
+        counter.inc()
 
     def xds_response(self, type_url: str) -> None:
         """Count a response to a client."""
-        self._responses.labels(_short(type_url)).inc()
+        (self._responses_by.get(type_url) or self._responses.labels(OTHER)).inc()
 
     def xds_acked(self, type_url: str, seconds: float) -> None:
         """Note how long it took until a client had acknowledged what there was to tell."""
-        self._acks.labels(_short(type_url)).observe(seconds)
+        (self._acks_by.get(type_url) or self._acks.labels(OTHER)).observe(seconds)
 
     def streams(self, delta: int) -> None:
         """Count streams that opened (+1) or ended (-1)."""
