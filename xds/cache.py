@@ -19,19 +19,9 @@ def changes_between(old: Snapshot, new: Snapshot) -> Changes:
     changed: dict[str, frozenset[str]] = {}
     for type_url in old.by_type.keys() | new.by_type.keys():
         before, after = old.of_type(type_url), new.of_type(type_url)
-        if before is not after and (names := _differing(before, after)):
+        if before is not after and (names := after.differing_from(before)):
             changed[type_url] = names
     return MappingProxyType(changed)
-
-
-def _differing(before: ResourceSet, after: ResourceSet) -> frozenset[str]:
-    """Compare by identity first: an unchanged resource is mostly the very same object."""
-    differing = {name for name in before if name not in after}
-    for name, resource in after.items():
-        old = before.get(name)
-        if old is not resource and (old is None or old.version != resource.version):
-            differing.add(name)
-    return frozenset(differing)
 
 
 class SnapshotCache:
@@ -74,7 +64,7 @@ class SnapshotCache:
                 continue
             known = self._newest.get(type_url)
             if known is None or known[0] is not before or known[1] is not after:
-                known = self._newest[type_url] = (before, after, _differing(before, after))
+                known = self._newest[type_url] = (before, after, after.differing_from(before))
             if known[2]:
                 changed[type_url] = known[2]
         return MappingProxyType(changed)

@@ -87,7 +87,7 @@ class Held(MutableMapping[str, Resource]):
 
     def take(self, changes: Mapping[str, Resource | None]) -> None:
         """Hold what an acknowledged response told."""
-        if isinstance(changes, ResourceSet) and self.untouched:
+        if type(changes) is ResourceSet and self.untouched:
             self._base = changes
             return
         for name, resource in changes.items():

@@ -82,6 +82,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 
 
+WITH_CHILDREN = frozenset(
+    parent
+    for kind in KINDS.values()
+    for parent in (*(kind.parents if kind.resent_with_parents else ()), kind.resent_below)
+    if parent
+)
+"""The types whose resources, when they are sent, are waited for by the client until their children are sent again."""
+
+
 class Step(Flag):
     """Name the half of an update: what comes into being, or what goes."""
 

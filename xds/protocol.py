@@ -32,7 +32,7 @@ from xds.messages import (
     SotwRequest,
     Subscribed,
 )
-from xds.order import KINDS, ORDER, Kind, Row, Step, one_row
+from xds.order import KINDS, ORDER, WITH_CHILDREN, Kind, Row, Step, one_row
 from xds.subscription import WILDCARD, Pending, Subscription, culprit_in, named_in
 from xds.types import CLUSTER, Resource, ResourceSet, Snapshot
 
@@ -449,7 +449,7 @@ class Stream:
         version = target.version
         removed: tuple[str, ...] = ()
         kept: tuple[str, ...] = ()
-        if isinstance(changes, ResourceSet):
+        if type(changes) is ResourceSet:  # not isinstance: of a Mapping that is slow to tell
             resources = changes.ordered
             version = changes.version if sub.kind.full and not self._delta else version
         elif self._delta:
@@ -462,7 +462,8 @@ class Stream:
             kept = tuple(name for name in as_held if name in sub.doubt)
         else:
             resources = tuple(found for found in changes.values() if found is not None)
-        self._owe_children(sub.kind.type_url, changes)
+        if sub.kind.type_url in WITH_CHILDREN:
+            self._owe_children(sub.kind.type_url, changes)
         self._sent += 1
         sub.nonce = str(self._sent)
         sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since, first)

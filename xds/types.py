@@ -74,7 +74,7 @@ class ResourceSet(Mapping[str, Resource]):
     the change rather than to the set.
     """
 
-    __slots__ = ("_by_name", "_ordered", "_selected", "_size", "_sum")
+    __slots__ = ("_by_name", "_ordered", "_selected", "_size", "_step", "_sum", "_token", "_version")
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._by_name: dict[str, Resource] = {}
@@ -82,6 +82,9 @@ class ResourceSet(Mapping[str, Resource]):
         self._size: int | None = None
         self._selected: tuple[frozenset[str], ResourceSet | None] | None = None
         self._sum = 0
+        self._version = ""
+        self._token = object()
+        self._step: tuple[object, frozenset[str]] | None = None
         for resource in resources:
             if resource.name in self._by_name:
                 msg = f"two resources are named {resource.name!r}; names are unique within a type (G-08)"
@@ -95,12 +98,16 @@ class ResourceSet(Mapping[str, Resource]):
         new = ResourceSet.__new__(ResourceSet)
         by_name = dict(self._by_name)
         total = self._sum
+        differing = set()
         for name in removed:
             if (gone := by_name.pop(name, None)) is not None:
                 total -= _fingerprint(gone)
+                differing.add(name)
         for resource in changed:
             if (old := by_name.get(resource.name)) is not None:
                 total -= _fingerprint(old)
+            if old is None or old.version != resource.version:
+                differing.add(resource.name)
             by_name[resource.name] = resource
             total += _fingerprint(resource)
         new._by_name = by_name
@@ -108,7 +115,21 @@ class ResourceSet(Mapping[str, Resource]):
         new._size = None
         new._selected = None
         new._sum = total & _SET_MASK
+        new._version = ""
+        new._token = object()
+        new._step = self._token, frozenset(differing)
         return new
+
+    def differing_from(self, before: "ResourceSet") -> frozenset[str]:
+        """Name what differs between two sets; at no cost where one was made from the other by `replacing`."""
+        if self._step is not None and self._step[0] is before._token:
+            return self._step[1]
+        differing = {name for name in before._by_name if name not in self._by_name}
+        for name, resource in self._by_name.items():
+            old = before._by_name.get(name)
+            if old is not resource and (old is None or old.version != resource.version):
+                differing.add(name)
+        return frozenset(differing)
 
     def selected(self, names: frozenset[str]) -> "ResourceSet | None":
         """Return the set of just these names, None where one is missing; the same object to all who ask in turn.
@@ -134,7 +155,9 @@ class ResourceSet(Mapping[str, Resource]):
     @property
     def version(self) -> str:
         """Identify the content of the whole set: equal for equal sets, in any process."""
-        return f"{self._sum:032x}"
+        if not self._version:
+            self._version = f"{self._sum:032x}"
+        return self._version
 
     @property
     def ordered(self) -> tuple[Resource, ...]:

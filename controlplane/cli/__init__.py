@@ -74,6 +74,8 @@ def serve(
         fail(str(error), USAGE)
     # structlog imports rich where it can, for coloured tracebacks; a server prints none, and saves 3 MiB.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    # grpc reads this when it is imported. Its older way to listen spends a fifth less on a message (decision 8).
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     from controlplane.cli.run import run_serve  # noqa: PLC0415
 
     run_serve(loaded)
