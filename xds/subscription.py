@@ -132,8 +132,8 @@ class Subscription:
         if names:
             self.legacy = False  # from here on an empty list means nothing (W-07)
         wildcard = (self.kind.full and WILDCARD in names) or self.legacy
-        added = names - (before or frozenset())
-        dropped = (before or frozenset()) - names
+        added = names - before if before else names  # the very list, which equal clients share
+        dropped = before - names if before else frozenset()
         lost_wildcard = self.wildcard and not wildcard
         self.answer |= self.kind.full and (bool(added) or (wildcard and not self.wildcard))
         if wildcard:
