@@ -283,6 +283,7 @@ class XdsServer:
                 await asyncio.sleep(-allowance / rate)
             request = self._understand(key, call, data)
             self._tell(call, stream.receive(request))
+            del data, request  # a thousand streams that wait must not each keep their last request
             if stream.owes:
                 call.wake()
         call.half_closed = True
