@@ -18,7 +18,7 @@ import grpc.aio
 
 from xds import wire
 from xds.cache import Changes, SnapshotCache
-from xds.protocol import ORDER, Event, Request, Response, Row, Sent, Stream, one_row
+from xds.protocol import ORDER, Event, Regrouped, Request, Response, Row, Sent, Stream, one_row
 from xds.status import StreamInfo
 from xds.types import (
     CLUSTER,
@@ -216,6 +216,15 @@ class XdsServer:
         """List the streams that have told who they are."""
         return tuple(call.info for call in self._calls.values() if call.info is not None)
 
+    def regroup(self) -> None:
+        """Ask `group_of` again for every stream, and have those that belong elsewhere now told what differs there.
+
+        Call this when the answer for a node may have become another one.
+        """
+        for call in tuple(self._calls.values()):
+            if call.info is not None:
+                self._recognise(call, call.info, call.info.node)
+
     # The services
 
     def _services(self) -> list[grpc.GenericRpcHandler]:
@@ -297,6 +306,8 @@ class XdsServer:
             raise _invalid(f"the request cannot be read: {error}") from error
         if call.info is None:
             self._greet(key, call)
+        elif call.reader.node is not None and call.reader.node is not call.info.node:
+            self._recognise(call, call.info, call.reader.node)
         if request.type_url == "":
             if not call.type_url:
                 raise _invalid("type_url is missing; on an aggregated stream every request has one")
@@ -330,12 +341,26 @@ class XdsServer:
             settled=settled,
         )
 
+        self._watch(call, call.info.group)
+
+    def _recognise(self, call: _Call, info: StreamInfo, node: Node) -> None:
+        """Take a node for what it says now, which may change while its stream lives (N-04), and group it anew."""
+        group = self._group_of(node)
+        if node is info.node and group == info.group:
+            return
+        call.info = replace(info, node=node, group=group)
+        if group != info.group:
+            self._stop_watching(call)
+            self._watch(call, group)
+        self._tell(call, [Regrouped()])
+
+    def _watch(self, call: _Call, group: Hashable) -> None:
         def watcher(snapshot: Snapshot, changes: Changes | None) -> None:
-            if stream.offer(snapshot, changes, self._clock()):
+            if call.stream.offer(snapshot, changes, self._clock()):
                 call.wake()
 
         if not self._draining:
-            call.unwatch = self._cache.watch(call.info.group, watcher)
+            call.unwatch = self._cache.watch(group, watcher)
 
     # The writer
 
