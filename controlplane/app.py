@@ -162,6 +162,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             identifier=f"{settings.service_name}/{epoch} {version}",
             on_event=StreamObserver(status, metrics).on_event,
             handlers=[_grpc_health_handler(grpc_status), loads.handler()],
+            max_stream_age_s=settings.xds_max_stream_age,
+            random=random.Random(),  # noqa: S311 - jitter
         )
         app = api.build(
             api.Context(

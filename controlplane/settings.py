@@ -24,6 +24,16 @@ RemotePort = Annotated[int, Field(ge=1, le=65535)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+def _age(value: float) -> float:
+    if 0 < value < 1:
+        raise ValueError("must be 0 (streams last for ever) or at least 1: proxies reconnect at the end of it")
+    return value
+
+
+StreamAge = Annotated[float, Field(ge=0, le=604_800, allow_inf_nan=False), AfterValidator(_age)]
+"""Seconds after which a stream is ended, a tenth more or less; 0 = never."""
+
+
 def _split(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -86,6 +96,7 @@ class Settings(BaseModel):
 
     xds_host: str = "0.0.0.0"
     xds_port: Port = 18000
+    xds_max_stream_age: StreamAge = 1800.0
     gateway_host: Annotated[str, AfterValidator(_address)] = "0.0.0.0"
     gateway_port: RemotePort = 10000
 

@@ -70,6 +70,11 @@ def test_protection_that_is_not_there_is_not_pretended(variable: str) -> None:
     assert any(variable in fault for fault in faults({variable: "true"}))
 
 
+def test_streams_may_last_for_ever() -> None:
+    assert load({"XDS_MAX_STREAM_AGE": "0"}).settings.xds_max_stream_age == 0
+    assert load({}).settings.xds_max_stream_age == 1800
+
+
 def test_the_gateway_listens_on_an_address_not_a_name() -> None:
     assert any("GATEWAY_HOST" in fault and "IP address" in fault for fault in faults({"GATEWAY_HOST": "localhost"}))
 
@@ -130,6 +135,8 @@ def test_all_faults_are_told_at_once_and_each_once(tmp_path: Path) -> None:
         pytest.param({"TLS_CLIENT_AUTH": "optional"}, "TLS_CLIENT_AUTH=optional", id="client certificates without TLS"),
         pytest.param({"XDS_TLS_CLIENT_AUTH": "required"}, "XDS_TLS_CLIENT_AUTH=required", id="the same for xDS"),
         pytest.param({"HEALTH_CHECK_SCRIPTS_DIR": "/dev/null"}, "'/dev/null'", id="a file for a folder of scripts"),
+        pytest.param({"XDS_MAX_STREAM_AGE": "0.5"}, "at least 1", id="streams that hardly live"),
+        pytest.param({"XDS_MAX_STREAM_AGE": "-1"}, "XDS_MAX_STREAM_AGE", id="streams that end before they begin"),
         pytest.param({"SERVICE_NAME": "x", "LOG_LEVEL": "x" * 5000}, "…", id="a long value, shortened"),
     ],
 )

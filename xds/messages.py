@@ -134,6 +134,11 @@ class Outdated:
     nonce: str
 
 
+@dataclass(frozen=True, slots=True)
+class Regrouped:
+    """Say that a client's node or group is another one now: both are in the `StreamInfo` that comes along (N-04)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closed:
     """Say that the stream is over; `unanswered` are the types whose last response had no answer."""
@@ -141,4 +146,4 @@ class Closed:
     unanswered: tuple[str, ...]
 
 
-Event = Subscribed | Sent | Acked | Nacked | Ignored | Outdated | Closed
+Event = Subscribed | Sent | Acked | Nacked | Ignored | Outdated | Regrouped | Closed

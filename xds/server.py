@@ -1,15 +1,18 @@
 """The xDS server over grpc.aio: a thin driver around `xds.protocol.Stream`, raw bytes in and out.
 
 Per stream one reader and one writer in one TaskGroup; only the writer sends. What needs time lives here: how
-long an ACK holds others up, how long a send may take, the drain. What to say and when is `xds.protocol`'s, how
-to spell it `xds.wire`'s, what to serve `xds.cache`'s; who is told about it is the caller's (`on_event`).
+long an ACK holds others up, how long a send may take, how long a stream lasts, the drain. What to say and when
+is `xds.protocol`'s, how to spell it `xds.wire`'s, what to serve `xds.cache`'s; who is told about it is the
+caller's (`on_event`).
 """
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +21,7 @@ import grpc.aio
 
 from xds import wire
 from xds.cache import Changes, SnapshotCache
-from xds.protocol import ORDER, Event, Request, Response, Row, Sent, Stream, one_row
+from xds.protocol import ORDER, Event, Regrouped, Request, Response, Row, Sent, Stream, one_row
 from xds.status import StreamInfo
 from xds.types import (
     CLUSTER,
@@ -64,8 +67,6 @@ _SERVICES: Mapping[str, tuple[str, str, str]] = MappingProxyType(  # VHDS has no
 )
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it in silence
-    ("grpc.keepalive_time_ms", 30_000),  # a dead client is noticed (T-10)
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.max_ping_strikes", 0),  # and a client may ping as often as it likes (T-09)
@@ -73,6 +74,10 @@ _OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_concurrent_streams", 1_000_000),  # relays multiplex (F-05)
 )
+_JITTER = 0.1  # of a stream's age, each way: those that came together do not go together (R-12)
+# A connection takes no new streams from this part of their age on (GOAWAY), and gRPC adds a jitter of a tenth: so a
+# stream that ends of old age finds it so, and the next one is opened on another connection, maybe to another replica.
+_CONNECTION_AGE = 0.8
 
 Context = Any  # grpc.aio.ServicerContext: grpcio ships no types
 
@@ -95,10 +100,14 @@ class _Call:
     stream: Stream
     type_url: str
     delta: bool
+    opened_at: float
+    lasts_s: float
     info: StreamInfo | None = None
     unwatch: Callable[[], None] | None = None
     half_closed: bool = False
     ending: bool = False
+    silent: bool = False
+    retires_by: float | None = None
     responded: bool = False
     awaited: dict[str, tuple[str, float]] = field(default_factory=dict)  # type -> nonce, when it was sent
     writing_since: float | None = None
@@ -127,6 +136,12 @@ class XdsServer:
         ack_timeout_s: for how long an unanswered response holds up the types behind it (O-06).
         send_timeout_s: after which a client that reads nothing is let go (F-04).
         requests_per_s: what one stream may ask, with a burst of as many; it is slowed down, not refused (P-08).
+        first_request_timeout_s: after which a client that has not said a word is let go.
+        max_stream_age_s: how long a stream lasts, a tenth more or less; 0: for ever. It ends OK between two responses,
+            and clients come back, maybe to another replica (R-12).
+        keepalive_s, keepalive_timeout_s: how often a silent connection is pinged, and how long the answer may take
+            before it counts as dead (T-10).
+        random: where the jitter comes from.
     """
 
     def __init__(
@@ -144,6 +159,11 @@ class XdsServer:
         send_timeout_s: float = 60.0,
         requests_per_s: float = 1000.0,
         max_request_bytes: int = MAX_REQUEST_BYTES,
+        first_request_timeout_s: float = 30.0,
+        max_stream_age_s: float = 0.0,
+        keepalive_s: float = 30.0,
+        keepalive_timeout_s: float = 10.0,
+        random: Random | None = None,
     ) -> None:
         self._cache = cache
         self._group_of = group_of
@@ -156,6 +176,11 @@ class XdsServer:
         self._send_timeout_s = send_timeout_s
         self._requests_per_s = requests_per_s
         self._max_request_bytes = max_request_bytes
+        self._first_request_timeout_s = first_request_timeout_s
+        self._max_stream_age_s = max_stream_age_s
+        self._keepalive_s = keepalive_s
+        self._keepalive_timeout_s = keepalive_timeout_s
+        self._random = random or Random()  # noqa: S311 - jitter
         self._writer = wire.ResponseWriter(identifier)
         self._names = wire.NamesPool()
         self._ids = count(1)
@@ -170,9 +195,7 @@ class XdsServer:
         Raises:
             RuntimeError: the address cannot be bound.
         """
-        # The transport's own limit is wider, so that an oversized request meets our status and not its.
-        limit = ("grpc.max_receive_message_length", self._max_request_bytes + 4 * 1024 * 1024)
-        server = grpc.aio.server(options=(*_OPTIONS, limit))
+        server = grpc.aio.server(options=(*_OPTIONS, *self._options()))
         server.add_generic_rpc_handlers((*self._services(), *self._handlers))
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if self._credentials is None:
@@ -216,6 +239,24 @@ class XdsServer:
         """List the streams that have told who they are."""
         return tuple(call.info for call in self._calls.values() if call.info is not None)
 
+    def regroup(self) -> None:
+        """Ask `group_of` again for every stream, and have those that belong elsewhere now told what differs there.
+
+        Call this when the answer for a node may have become another one.
+        """
+        for call in tuple(self._calls.values()):
+            if call.info is not None:
+                self._recognise(call, call.info, call.info.node)
+
+    def _options(self) -> Iterator[tuple[str, int]]:
+        # The transport's own limit is wider, so that an oversized request meets our status and not its.
+        yield "grpc.max_receive_message_length", self._max_request_bytes + 4 * 1024 * 1024
+        yield "grpc.keepalive_time_ms", round(self._keepalive_s * 1000)
+        yield "grpc.keepalive_timeout_ms", round(self._keepalive_timeout_s * 1000)
+        yield "grpc.http2.ping_timeout_ms", round(self._keepalive_timeout_s * 1000)  # else a minute, whatever that says
+        if self._max_stream_age_s:
+            yield "grpc.max_connection_age_ms", round(self._max_stream_age_s * _CONNECTION_AGE * 1000)
+
     # The services
 
     def _services(self) -> list[grpc.GenericRpcHandler]:
@@ -245,6 +286,8 @@ class XdsServer:
             stream=Stream(delta=delta, rows=rows),
             type_url=type_url,
             delta=delta,
+            opened_at=self._clock(),
+            lasts_s=self._lifetime_s(),
         )
         key = next(self._ids)
         refusal: _Refusal | None = None
@@ -269,6 +312,11 @@ class XdsServer:
         if not self._ready():
             detail = "the control plane is not ready: it does not know its services yet; try again"
             raise _Refusal(grpc.StatusCode.UNAVAILABLE, detail)
+
+    def _lifetime_s(self) -> float:
+        if not self._max_stream_age_s:
+            return math.inf
+        return self._max_stream_age_s * self._random.uniform(1 - _JITTER, 1 + _JITTER)
 
     # The reader
 
@@ -298,6 +346,8 @@ class XdsServer:
             raise _invalid(f"the request cannot be read: {error}") from error
         if call.info is None:
             self._greet(key, call)
+        elif call.reader.node is not None and call.reader.node is not call.info.node:
+            self._recognise(call, call.info, call.reader.node)
         if request.type_url == "":
             if not call.type_url:
                 raise _invalid("type_url is missing; on an aggregated stream every request has one")
@@ -331,12 +381,26 @@ class XdsServer:
             settled=settled,
         )
 
+        self._watch(call, call.info.group)
+
+    def _recognise(self, call: _Call, info: StreamInfo, node: Node) -> None:
+        """Take a node for what it says now, which may change while its stream lives (N-04), and group it anew."""
+        group = self._group_of(node)
+        if node is info.node and group == info.group:
+            return
+        call.info = replace(info, node=node, group=group)
+        if group != info.group:
+            self._stop_watching(call)
+            self._watch(call, group)
+        self._tell(call, [Regrouped()])
+
+    def _watch(self, call: _Call, group: Hashable) -> None:
         def watcher(snapshot: Snapshot, changes: Changes | None) -> None:
-            if stream.offer(snapshot, changes, self._clock()):
+            if call.stream.offer(snapshot, changes, self._clock()):
                 call.wake()
 
         if not self._draining:
-            call.unwatch = self._cache.watch(call.info.group, watcher)
+            call.unwatch = self._cache.watch(group, watcher)
 
     # The writer
 
@@ -345,12 +409,17 @@ class XdsServer:
         loop = asyncio.get_running_loop()
         while True:
             call.asleep = None
+            if self._may_retire(call):
+                break
             for response in call.stream.responses():
                 await self._send(call, response)
                 if call.ending or call.half_closed:
                     break
             if call.half_closed or (call.ending and call.responded):
                 break
+            if call.silent:
+                detail = f"no request came within {self._first_request_timeout_s:g} s of opening the stream"
+                raise _Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detail)
             if call.ending:
                 raise _Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; it had no answer yet")
             call.asleep = loop.create_future()
@@ -385,7 +454,8 @@ class XdsServer:
 
     async def _keep_time(self) -> None:
         """See to it that nobody is waited for too long: one look at all streams now and then, no timer for each."""
-        pause = max(0.005, min(1.0, self._ack_timeout_s / 4, self._send_timeout_s / 4))
+        shortest = min(self._ack_timeout_s, self._send_timeout_s, self._first_request_timeout_s)
+        pause = max(0.005, min(1.0, shortest / 4, self._max_stream_age_s / 40 or math.inf))
         while True:
             await asyncio.sleep(pause)
             now = self._clock()
@@ -398,12 +468,29 @@ class XdsServer:
             if call.writing is not None:
                 call.writing.cancel()
             return
+        if call.info is None and now - call.opened_at >= self._first_request_timeout_s:
+            call.silent = True
+            call.wake()
+            return
+        if call.retires_by is None and now - call.opened_at >= call.lasts_s:
+            call.retires_by = now + self._ack_timeout_s
+        if self._may_retire(call):
+            call.wake()
         overdue = [url for url, (_, at) in call.awaited.items() if now - at >= self._ack_timeout_s]
         for type_url in overdue:
             nonce, _ = call.awaited.pop(type_url)
             if call.stream.unanswered().get(type_url) == nonce:
                 call.stream.stop_waiting(type_url)
                 call.wake()
+
+    def _may_retire(self, call: _Call) -> bool:
+        """Say whether a stream is old enough and may go: not before it has had a response (T-12).
+
+        Answers that are on their way are waited for, a while.
+        """
+        if call.retires_by is None or not call.responded:
+            return False
+        return not call.stream.unanswered() or self._clock() >= call.retires_by
 
     def _tell(self, call: _Call, events: Sequence[Event]) -> None:
         if call.info is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
-from xds.protocol import Acked, Closed, Event, Ignored, Nacked, Outdated, Sent, Subscribed
+from xds.protocol import Acked, Closed, Event, Ignored, Nacked, Outdated, Regrouped, Sent, Subscribed
 from xds.types import Node, Resource
 
 
@@ -172,6 +172,9 @@ class Status:
         if stream is None:
             stream = self._streams[info.id] = _Stream(info, self._clock())
             self._by_node.setdefault(info.node.id, {})[info.id] = stream
+        if isinstance(event, Regrouped):
+            stream.info = info
+            return
         if isinstance(event, Subscribed):
             if (known := stream.types.get(event.type_url)) is not None:
                 known.subscribed = event

@@ -205,7 +205,8 @@ class Node:
     """Describe the client at the other end of a stream, as its first request told it (N-01).
 
     `metadata` is the node's Struct as plain JSON values; extensions are skipped while reading
-    (they are 61 kB in Envoy's first request and nothing here needs them).
+    (they are 61 kB in Envoy's first request and nothing here needs them). `dynamic_parameters` are by type and may
+    change while the stream lives (N-04).
     """
 
     id: str
@@ -217,3 +218,4 @@ class Node:
     user_agent_name: str = ""
     user_agent_version: str = ""
     client_features: frozenset[str] = frozenset()
+    dynamic_parameters: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))

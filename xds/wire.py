@@ -10,9 +10,10 @@ Field numbers are those of `envoy/service/discovery/v3/discovery.proto` and `env
 
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 from xds.protocol import DeltaRequest, Error, Request, Response, SotwRequest
 from xds.types import Node, Resource
@@ -175,12 +176,14 @@ def _build_version(data: bytes, start: int, end: int) -> str:
     return ".".join(map(str, numbers))
 
 
-def _node(data: bytes, start: int, end: int) -> Node:
-    """Read a Node, and step over its extensions (field 9)."""
+def _node(data: bytes, start: int, end: int) -> tuple[Node, int, int]:
+    """Read a Node and step over its extensions (field 9); tell where those begin and end."""
     texts = {1: "", 2: "", 6: "", 7: ""}
     metadata: dict[str, object] = {}
     place = {1: "", 2: "", 3: ""}
     features = set()
+    dynamic: dict[str, Mapping[str, str]] = {}
+    before, skipped_from, skipped_to = start, end, end
     for field in _fields(data, start, end):
         match field[0]:
             case 1 | 2 | 6 | 7:
@@ -193,9 +196,15 @@ def _node(data: bytes, start: int, end: int) -> Node:
                         place[part[0]] = _text(data, part)
             case 8:
                 texts[7] = _build_version(data, *_sized(field))
+            case 9:
+                skipped_from, skipped_to = min(skipped_from, before), field[3]
             case 10:
                 features.add(_text(data, field))
-    return Node(
+            case 12:
+                type_url, parameters = _context_parameters(data, *_sized(field))
+                dynamic[type_url] = MappingProxyType(parameters)
+        before = field[3]
+    node = Node(
         id=texts[1],
         cluster=texts[2],
         metadata=MappingProxyType(metadata),
@@ -205,17 +214,35 @@ def _node(data: bytes, start: int, end: int) -> Node:
         user_agent_name=texts[6],
         user_agent_version=texts[7],
         client_features=frozenset(features),
+        dynamic_parameters=MappingProxyType(dynamic),
     )
+    return node, skipped_from, skipped_to
 
 
-def _identity(data: bytes, start: int, end: int) -> tuple[str, str]:
-    """Read no more of a repeated node than who it is: id and cluster come first (N-03)."""
-    found = ["", ""]
+def _context_parameters(data: bytes, start: int, end: int) -> tuple[str, dict[str, str]]:
+    """Read an entry of `Node.dynamic_parameters`: a type, and the parameters that its resources are found by."""
+    type_url, parameters = "", {}
     for field in _fields(data, start, end):
-        if field[0] > 2:
-            break
-        found[field[0] - 1] = _text(data, field)
-    return found[0], found[1]
+        if field[0] == 1:
+            type_url = _text(data, field)
+        elif field[0] == 2:
+            pairs = (part for part in _fields(data, *_sized(field)) if part[0] == 1)
+            parameters = dict(_string_pair(data, *_sized(part)) for part in pairs)
+    return type_url, parameters
+
+
+class _Seen(NamedTuple):
+    """Recognise a node that comes again by all of its bytes but its extensions, without keeping either (N-03)."""
+
+    size: int
+    head: int
+    tail: int
+    hashes: tuple[int, int]
+
+    @classmethod
+    def of(cls, data: bytes, start: int, end: int, head: int, tail: int) -> "_Seen":
+        """Look at the first `head` and the last `tail` bytes of a node: Envoy's 61 kB of extensions lie between."""
+        return cls(end - start, head, tail, (hash(data[start : start + head]), hash(data[end - tail : end])))
 
 
 def parse_names(raw: bytes) -> frozenset[str]:
@@ -312,15 +339,17 @@ class RequestReader:
 
     It remembers the node, which comes with the first request and may come with each (N-01, N-03), and what its
     latest ACKs looked like, so that the next costs comparisons of bytes whatever it repeats. Lists of names are
-    looked up in the pool before they are parsed.
+    looked up in the pool before they are parsed. `node` is another object once the client has told something else of
+    itself.
     """
 
-    __slots__ = ("_delta", "_pool", "_shapes", "node")
+    __slots__ = ("_delta", "_pool", "_seen", "_shapes", "node")
 
     def __init__(self, *, delta: bool, pool: NamesPool | None = None) -> None:
         self._delta = delta
         self._pool = pool if pool is not None else NamesPool(budget_bytes=0)
         self._shapes: dict[int, _Shape] = {}
+        self._seen: _Seen | None = None
         self.node: Node | None = None
 
     def read(self, data: bytes) -> Request:
@@ -338,11 +367,20 @@ class RequestReader:
         return self._read_delta(data) if self._delta else self._read_sotw(data)
 
     def _see_node(self, data: bytes, start: int, end: int) -> None:
-        if self.node is None:
-            self.node = _node(data, start, end)
-        elif (seen := _identity(data, start, end)) != (self.node.id, self.node.cluster) and any(seen):
-            was = (self.node.id, self.node.cluster)
-            raise WireError(f"the node changed from {was} to {seen}; a node keeps id and cluster for a stream")
+        seen = self._seen
+        if seen is not None and seen == _Seen.of(data, start, end, seen.head, seen.tail):
+            return
+        node, skipped_from, skipped_to = _node(data, start, end)
+        if self.node is not None:
+            was, now = (self.node.id, self.node.cluster), (node.id, node.cluster)
+            if not any(now):
+                return
+            if now != was:
+                raise WireError(f"the node changed from {was} to {now}; a node keeps id and cluster for a stream")
+        if node != self.node:
+            self.node = node
+            self._shapes.clear()  # one of them may repeat the node that was
+        self._seen = _Seen.of(data, start, end, skipped_from - start, end - skipped_to)
 
     def _remember(self, data: bytes, shape: _Shape) -> None:
         if len(self._shapes) >= _MAX_SHAPES and len(data) not in self._shapes:

@@ -5,7 +5,7 @@ import time
 import structlog
 
 from controlplane.telemetry.metrics import Metrics
-from xds.protocol import Acked, Closed, Nacked, Sent, Subscribed
+from xds.protocol import Acked, Closed, Nacked, Regrouped, Sent, Subscribed
 from xds.protocol import Event as StreamEvent
 from xds.server import StreamInfo
 from xds.status import Status
@@ -63,6 +63,8 @@ class StreamObserver:
                 self._metrics.xds_request(event.type_url, "subscribe")
             case Sent():
                 self._metrics.xds_response(event.type_url)
+            case Regrouped():
+                self._log.info("xds.regrouped", node_id=info.node.id, peer=info.peer, group=str(info.group))
             case Closed():
                 self._open.discard(info.id)
                 self._metrics.streams(-1)

@@ -1,8 +1,10 @@
 """The per-proxy picture: what a person asks when a proxy does not do what it should."""
 
+from dataclasses import replace
+
 import pytest
 
-from xds.protocol import Acked, Closed, Ignored, Nacked, Outdated, Sent, Subscribed
+from xds.protocol import Acked, Closed, Ignored, Nacked, Outdated, Regrouped, Sent, Subscribed
 from xds.status import State, Status, StreamInfo
 from xds.types import CLUSTER, ENDPOINT, Node, Resource
 
@@ -168,3 +170,14 @@ def test_a_proxy_that_is_owed_something_now_is_stale() -> None:
         status.on_event(info(settled=False), event)
 
     assert state(status) is State.STALE
+
+
+def test_a_proxy_that_moves_to_another_group_is_shown_there() -> None:
+    status = Status(clock=lambda: 0.0)
+    status.on_event(info(), subscribed())
+    status.on_event(replace(info(), group="mesh", node=Node(id="edge-1", cluster="edge", zone="b")), Regrouped())
+    proxy = status.proxy("edge-1")
+
+    assert proxy is not None
+    assert (proxy.group, proxy.node.zone) == ("mesh", "b")
+    assert CLUSTER in proxy.types

@@ -4,6 +4,7 @@ import random
 import tracemalloc
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import BuildVersion, Extension, Locality
@@ -17,6 +18,7 @@ from envoy_data_plane.envoy.service.discovery.v3 import (
 from envoy_data_plane.envoy.type.v3 import SemanticVersion
 from envoy_data_plane.google.protobuf import ListValue, NullValue, Struct, Value
 from envoy_data_plane.google.rpc import Status
+from envoy_data_plane.xds.core.v3 import ContextParams
 
 from xds import wire
 from xds.protocol import DeltaRequest, Error, Response, SotwRequest
@@ -276,6 +278,60 @@ def test_n_03_a_repeated_node_is_no_news_n_04_another_one_is_refused() -> None:
     assert reader.node is node
     with pytest.raises(WireError, match="the node changed"):
         reader.read(bytes(DeltaDiscoveryRequest(node=NodeMessage(id="another", cluster="edge"))))
+
+
+def test_n_03_of_a_repeated_node_the_extensions_are_not_even_looked_at() -> None:
+    first = bytes(DeltaDiscoveryRequest(node=NODE))
+    at = first.index(b"envoy.filters.250")
+    reader = RequestReader(delta=True)
+    reader.read(first)
+    node = reader.node
+    reader.read(first[: at - 2] + b"\xff\xff" + first[at:])
+
+    assert reader.node is node
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(NODE, metadata=Struct(fields={"gateway_port": Value(number_value=10002.0)})),
+        replace(NODE, locality=Locality(region="eu", zone="eu-2", sub_zone="rack-2")),
+        replace(NODE, dynamic_parameters={CLUSTER: ContextParams(params={"canary": "yes"})}),
+        replace(NODE, client_features=["envoy.lb.does_not_support_overprovisioning", "one more"]),
+    ],
+    ids=["other metadata", "another zone", "other dynamic parameters", "another feature"],
+)
+def test_n_04_what_a_node_says_of_itself_may_change(changed: NodeMessage) -> None:
+    reader = RequestReader(delta=True)
+    reader.read(bytes(DeltaDiscoveryRequest(node=NODE)))
+    first = reader.node
+    reader.read(bytes(DeltaDiscoveryRequest(node=changed)))
+    second = reader.node
+    reader.read(bytes(DeltaDiscoveryRequest(node=changed)))
+
+    assert second != first
+    assert reader.node is second
+
+
+def test_n_04_a_node_may_change_back() -> None:
+    reader = RequestReader(delta=True)
+    places = [NodeMessage(id="edge-1", locality=Locality(zone=zone)) for zone in "aba"]
+    seen = []
+    for place in places:
+        reader.read(bytes(DeltaDiscoveryRequest(node=place, type_url=CLUSTER, response_nonce="1")))
+        assert reader.node is not None
+        seen.append(reader.node.zone)
+
+    assert seen == ["a", "b", "a"]
+
+
+def test_dynamic_parameters_are_read_by_type() -> None:
+    reader = RequestReader(delta=False)
+    parameters = {CLUSTER: ContextParams(params={"canary": "yes", "cell": "7"}), ENDPOINT: ContextParams()}
+    reader.read(bytes(DiscoveryRequest(node=NodeMessage(id="x", dynamic_parameters=parameters))))
+
+    assert reader.node is not None
+    assert reader.node.dynamic_parameters == {CLUSTER: {"canary": "yes", "cell": "7"}, ENDPOINT: {}}
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
