@@ -145,6 +145,7 @@ class Stream:
             else:
                 names = target.keys() | sub.told()
             moved |= bool(names) and sub.note(names, target, at)
+            moved |= bool(sub.leaving)  # what still referred to them may have gone, though none of this type changed
         return moved or not known
 
     def responses(self) -> Iterator[Response]:
