@@ -154,7 +154,8 @@ class Stream:
         for type_url, changed_names in changed.items():
             if (concerned := self._subscriptions.get(type_url)) is not None:
                 moved |= concerned.note(changed_names, snapshot.of_type(type_url), at)
-        return moved
+        # What still referred to the leaving may have gone, though nothing of their own type changed.
+        return moved or any(sub.leaving for sub in self._subscriptions.values())
 
     def responses(self) -> Iterator[Response]:
         """Yield what may be sent now, in order; each is taken for sent. Looks again from the top after each."""

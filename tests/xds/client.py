@@ -27,13 +27,22 @@ from envoy_data_plane.envoy.service.discovery.v3 import (
 )
 from envoy_data_plane.google.rpc import Status as RpcStatus
 
-from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from xds.types import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, RUNTIME, SCOPED_ROUTE, SECRET, VIRTUAL_HOST
 
 PATIENCE_S = 5.0  # an upper bound, never a wait that a passing test pays
 QUIET_S = 0.1
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
-_PACKAGES = {CLUSTER: ("cluster", "Cluster"), ENDPOINT: ("endpoint", "Endpoint"), LISTENER: ("listener", "Listener")}
-_PACKAGES[ROUTE] = ("route", "Route")
+_SERVICES = {  # type -> package, service, what a method serves
+    CLUSTER: ("cluster", "Cluster", "Clusters"),
+    ENDPOINT: ("endpoint", "Endpoint", "Endpoints"),
+    LISTENER: ("listener", "Listener", "Listeners"),
+    ROUTE: ("route", "Route", "Routes"),
+    SCOPED_ROUTE: ("route", "ScopedRoutes", "ScopedRoutes"),
+    VIRTUAL_HOST: ("route", "VirtualHost", "VirtualHosts"),
+    SECRET: ("secret", "Secret", "Secrets"),
+    RUNTIME: ("runtime", "Runtime", "Runtime"),
+    EXTENSION: ("extension", "ExtensionConfig", "ExtensionConfigs"),
+}
 
 
 def method(type_url: str, *, delta: bool) -> str:
@@ -41,8 +50,8 @@ def method(type_url: str, *, delta: bool) -> str:
     verb = "Delta" if delta else "Stream"
     if not type_url:
         return f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{verb}AggregatedResources"
-    package, name = _PACKAGES[type_url]
-    return f"/envoy.service.{package}.v3.{name}DiscoveryService/{verb}{name}s"
+    package, service, served = _SERVICES[type_url]
+    return f"/envoy.service.{package}.v3.{service}DiscoveryService/{verb}{served}"
 
 
 Response = DiscoveryResponse | DeltaDiscoveryResponse
@@ -130,12 +139,19 @@ class XdsStream:
 
     async def next(self, within_s: float = PATIENCE_S) -> Response:
         """Read the next response."""
+        response = await self.maybe(within_s)
+        if response is None:
+            raise TimeoutError(f"no response within {within_s} s")
+        return response
+
+    async def maybe(self, within_s: float = QUIET_S) -> Response | None:
+        """Read the next response if there is one soon."""
         data = await self._read(within_s)
         if data is None:
-            raise TimeoutError(f"no response within {within_s} s")
+            return None
         if data is grpc.aio.EOF:
             raise EOFError(f"the stream ended: {await self.call.code()}, {await self.call.details()}")
-        response = (DeltaDiscoveryResponse if self.delta else DiscoveryResponse).parse(data)
+        response: Response = (DeltaDiscoveryResponse if self.delta else DiscoveryResponse).parse(data)
         self._last[response.type_url] = response
         return response
 
@@ -192,8 +208,12 @@ class XdsClient:
 
     def open(self, type_url: str = "", *, delta: bool = False, node: NodeMessage | None = None) -> XdsStream:
         """Open a stream of a type's own service, or of ADS."""
-        call = self._channel.stream_stream(method(type_url, delta=delta))()
+        call = self.call(method(type_url, delta=delta))
         return XdsStream(call, delta=delta, node=node or NodeMessage(id=self._node_id, cluster="test"))
+
+    def call(self, path: str) -> Any:
+        """Call a method by its path, raw bytes in and out."""
+        return self._channel.stream_stream(path)()
 
     def ads(self, *, delta: bool = False, node: NodeMessage | None = None) -> XdsStream:
         return self.open(delta=delta, node=node)

@@ -6,14 +6,14 @@ from typing import Any
 import grpc
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
-from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DiscoveryRequest
+from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest
 
 from tests.xds.client import XdsClient, XdsStream, versions
 from tests.xds.serving import BOTH, GROUP, Heard, is_served, serving, snapshot
 from xds.cache import SnapshotCache
 from xds.protocol import Acked, Closed, Sent, Subscribed
 from xds.server import XdsServer
-from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Snapshot
+from xds.types import CLUSTER, ENDPOINT, LISTENER, Snapshot
 
 pytestmark = pytest.mark.integration
 
@@ -40,43 +40,6 @@ async def test_a_changed_cluster_is_followed_by_its_assignment(delta: bool) -> N
         await ads.ack(assignment)
         await ads.ack(changed)
         await ads.expect_quiet()
-
-
-@BOTH
-@pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT, LISTENER, ROUTE])
-async def test_t_01_t_02_every_type_has_a_service_of_its_own_that_knows_its_type(type_url: str, delta: bool) -> None:
-    async with serving() as (_, port), XdsClient(port) as client:
-        stream = client.open(type_url, delta=delta)
-        if delta:
-            await stream.send(DeltaDiscoveryRequest(resource_names_subscribe=["a"]))
-        else:
-            await stream.send(DiscoveryRequest(resource_names=["a"]))
-        response = await stream.expect(type_url)
-
-        assert len(response.resources) == 1
-        assert response.control_plane is not None
-        assert response.control_plane.identifier == "cp-1"
-        await stream.ack(response)
-        await stream.expect_quiet()
-
-
-@BOTH
-@pytest.mark.parametrize(
-    ("own", "asked", "detail"),
-    [("", "", "type_url is missing"), (CLUSTER, ENDPOINT, "this service serves")],
-    ids=["T-03 an aggregated request without a type", "T-04 another type than the service's"],
-)
-async def test_a_wrong_type_ends_that_stream_and_no_other(own: str, asked: str, detail: str, delta: bool) -> None:
-    async with serving() as (_, port), XdsClient(port) as client:
-        other, stream = client.ads(delta=delta), client.open(own, delta=delta)
-        await is_served(other)
-        await stream.subscribe(asked, ["a"])
-        code, said = await stream.expect_end()
-
-        assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert detail in said
-        await other.subscribe(LISTENER)
-        await other.expect(LISTENER)
 
 
 @BOTH
@@ -131,17 +94,6 @@ async def test_f_03_a_request_that_would_block_everybody_is_refused_without_read
         assert "at most 16777216" in said
 
 
-@pytest.mark.parametrize("node", [None, NodeMessage(cluster="x")], ids=["no node", "a node without an id"])
-async def test_n_02_a_stream_that_does_not_say_who_it_is_is_refused(node: NodeMessage | None) -> None:
-    async with serving() as (_, port), XdsClient(port) as client:
-        stream = client.ads()
-        await stream.send_raw(bytes(DiscoveryRequest(type_url=CLUSTER, node=node)))
-        code, said = await stream.expect_end()
-
-        assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "node" in said
-
-
 async def test_n_03_envoys_delta_streams_repeat_the_node_n_04_but_do_not_change_it() -> None:
     node = NodeMessage(id="edge-1", cluster="edge")
     async with serving() as (_, port), XdsClient(port) as client:
@@ -155,39 +107,6 @@ async def test_n_03_envoys_delta_streams_repeat_the_node_n_04_but_do_not_change_
         await stream.send_raw(bytes(ack))
 
         assert (await stream.expect_end())[0] is grpc.StatusCode.INVALID_ARGUMENT
-
-
-@BOTH
-async def test_t_05_t_06_unknown_types_do_not_end_the_stream(delta: bool) -> None:
-    heard = Heard()
-    async with serving(on_event=heard) as (_, port), XdsClient(port) as client:
-        stream = client.ads(delta=delta)
-        await stream.subscribe(FOO, ["x"])
-        await stream.subscribe("type.googleapis.com/envoy.api.v2.Cluster")
-        if delta:
-            refused = await stream.expect(FOO)
-
-            assert refused.removed_resources == ["x"]
-        await is_served(stream)
-        unknown = [event.type_url for event in heard.of(Subscribed) if not event.known]
-
-        assert unknown == [FOO, "type.googleapis.com/envoy.api.v2.Cluster"]
-
-
-async def test_t_08_two_streams_of_one_node_are_both_served_and_end_apart() -> None:
-    cache = SnapshotCache()
-    cache.set(GROUP, snapshot(a="1"))
-    async with serving(cache) as (server, port), XdsClient(port) as client:
-        old, new = client.ads(), client.ads()
-        await is_served(old)
-        await is_served(new)
-
-        assert len(server.streams()) == 2
-        await old.half_close()
-
-        assert (await old.expect_end())[0] is grpc.StatusCode.OK
-        cache.set(GROUP, snapshot(a="2"))
-        await new.expect(CLUSTER)
 
 
 @pytest.mark.parametrize("how", ["half-close", "cancel", "connection lost"])
