@@ -9,7 +9,7 @@ import gc
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
@@ -46,6 +46,7 @@ from controlplane.telemetry.observers import PublicationObserver, StreamObserver
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
 from xds.cache import SnapshotCache
+from xds.csds import ClientStatus
 from xds.load import LoadReports
 from xds.server import XdsServer
 from xds.status import Status
@@ -155,13 +156,14 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
 
         grpc_status = grpc_health.aio.HealthServicer()
         loads = LoadReports()
+        client_status = ClientStatus(status)
         server = XdsServer(
             cache,
             group_of=publisher.group_of,
             ready=lambda: publisher.ready,
             identifier=f"{settings.service_name}/{epoch} {version}",
             on_event=StreamObserver(status, metrics).on_event,
-            handlers=[_grpc_health_handler(grpc_status), loads.handler()],
+            handlers=[_grpc_health_handler(grpc_status), loads.handler(), client_status.handler()],
             max_stream_age_s=settings.xds_max_stream_age,
             random=random.Random(),  # noqa: S311 - jitter
         )
@@ -219,7 +221,10 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             ]
             try:
                 # REST is the outer one: while streams drain, /readyz still says so and services can deregister.
-                async with _rest(app, settings) as service_port, _xds(server, settings, grpc_status, loads) as xds_port:
+                async with (
+                    _rest(app, settings) as service_port,
+                    _xds(server, settings, grpc_status, (loads, client_status)) as xds_port,
+                ):
                     log.info("started", service_port=service_port, xds_port=xds_port, version=version, epoch=epoch)
                     try:
                         yield Running(service_port=service_port, xds_port=xds_port, live=live, readiness=readiness)
@@ -249,7 +254,10 @@ async def _journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
 
 @asynccontextmanager
 async def _xds(
-    server: XdsServer, settings: Settings, health: grpc_health.aio.HealthServicer, loads: LoadReports
+    server: XdsServer,
+    settings: Settings,
+    health: grpc_health.aio.HealthServicer,
+    beside: Sequence[LoadReports | ClientStatus],
 ) -> AsyncIterator[int]:
     await require_free(settings.xds_host, settings.xds_port, "XDS_PORT")
     try:
@@ -260,7 +268,8 @@ async def _xds(
         yield port
     finally:
         await health.enter_graceful_shutdown()
-        loads.stop()
+        for service in beside:
+            service.stop()
         await server.stop(DRAIN_S)
 
 

@@ -99,6 +99,11 @@ class Stream:
         """Show the state per type, to read only."""
         return MappingProxyType(self._subscriptions)
 
+    @property
+    def target(self) -> Snapshot | None:
+        """Show what the client is to hold in the end; None before the first offer."""
+        return self._target
+
     def receive(self, request: Request) -> list[Event]:
         """Apply a request: first what it answers, then what it asks for. Both count whatever the other is."""
         events: list[Event] = []

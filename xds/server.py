@@ -22,9 +22,11 @@ import grpc.aio
 from xds import wire
 from xds.cache import Changes, SnapshotCache
 from xds.protocol import ORDER, Event, Regrouped, Request, Response, Row, Sent, Stream, one_row
+from xds.standing import Standing, names_in_play, standing
 from xds.status import StreamInfo
 from xds.types import (
     CLUSTER,
+    EMPTY,
     ENDPOINT,
     EXTENSION,
     LISTENER,
@@ -35,6 +37,7 @@ from xds.types import (
     VIRTUAL_HOST,
     Node,
     Resource,
+    ResourceSet,
     Snapshot,
 )
 
@@ -370,6 +373,14 @@ class XdsServer:
             subscription = stream.subscriptions.get(type_url)
             return subscription is None or subscription.settled
 
+        def names(type_url: str) -> list[str]:
+            subscription = stream.subscriptions.get(type_url)
+            return [] if subscription is None else names_in_play(subscription, _target(stream, type_url))
+
+        def standing_of(type_url: str, name: str) -> Standing | None:
+            subscription = stream.subscriptions.get(type_url)
+            return None if subscription is None else standing(subscription, _target(stream, type_url), name)
+
         call.info = StreamInfo(
             id=key,
             node=node,
@@ -379,6 +390,8 @@ class XdsServer:
             type_url=call.type_url,
             held=held,
             settled=settled,
+            names=names,
+            standing=standing_of,
         )
 
         self._watch(call, call.info.group)
@@ -502,6 +515,10 @@ class XdsServer:
         if call.unwatch is not None:
             call.unwatch()
             call.unwatch = None
+
+
+def _target(stream: Stream, type_url: str) -> ResourceSet:
+    return EMPTY if stream.target is None else stream.target.of_type(type_url)
 
 
 def _invalid(detail: str) -> _Refusal:

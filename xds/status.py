@@ -5,13 +5,27 @@ Fed by the server's events, read by whoever wants to know. Not a log and not a h
 stream, gone with the stream, so its size is that of the fleet. It decides nothing.
 """
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from xds.history import Changes, Refusal, Refused, safe_words
 from xds.protocol import Acked, Closed, Event, Ignored, Nacked, Outdated, Regrouped, Sent, Subscribed
+from xds.standing import Standing, State
 from xds.types import Node, Resource
+
+__all__ = [
+    "ProxyStatus",
+    "Refusal",
+    "ResourceStatus",
+    "State",
+    "Status",
+    "StreamInfo",
+    "StreamStatus",
+    "Tally",
+    "TypeStatus",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,30 +40,27 @@ class StreamInfo:
     type_url: str  # empty for ADS
     held: Callable[[str], Mapping[str, Resource]] = field(repr=False, compare=False)
     settled: Callable[[str], bool] = field(repr=False, compare=False)
-
-
-class State(Enum):
-    """Say how a type stands between server and client; the names are CSDS's (Q-02)."""
-
-    NOT_SENT = "NOT_SENT"
-    STALE = "STALE"
-    SYNCED = "SYNCED"
-    ERROR = "ERROR"
+    names: Callable[[str], list[str]] = field(repr=False, compare=False, default=lambda _type: [])
+    standing: Callable[[str, str], Standing | None] = field(
+        repr=False, compare=False, default=lambda _type, _name: None
+    )
 
 
 _WORST_FIRST = (State.ERROR, State.STALE, State.NOT_SENT, State.SYNCED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Keep a client's last NACK of a type, in its own words. `at` is wall-clock seconds."""
+class ResourceStatus:
+    """Show one resource of a proxy. `updated_at` is when it was acknowledged, None where it never was.
 
-    code: int
-    message: str
-    version: str
-    names: tuple[str, ...]
-    revision: str
-    at: float
+    It is exact for what changed lately; what changed before the last 256 names of its type is given the time up to
+    which those changes were acknowledged. `refusal` is what the client said of `standing.sent`, if the state is ERROR.
+    """
+
+    type_url: str
+    standing: Standing
+    updated_at: float | None
+    refusal: Refusal | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +129,14 @@ class ProxyStatus:
         return MappingProxyType(found)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Count streams by type and state, and the resources that any client refuses now by type."""
+
+    clients: Mapping[tuple[str, State], int]
+    refused: Mapping[str, int]
+
+
 @dataclass(slots=True)
 class _Type:
     """Collect what happened to one type of one stream."""
@@ -132,6 +151,8 @@ class _Type:
     outdated: int = 0
     unanswered: bool = False
     failed: bool = False
+    changes: Changes = field(default_factory=Changes)
+    refused: dict[str, Refused] = field(default_factory=dict)
 
     def state(self, *, settled: bool) -> State:
         """Judge by events, and by what the stream owes now: it may have come to owe nothing without a word."""
@@ -182,25 +203,32 @@ class Status:
                 stream.types[event.type_url] = _Type(event)
             return
         if (seen := stream.types.get(event.type_url)) is not None:
-            self._note(seen, event)
+            self._note(info, seen, event)
 
-    def _note(self, seen: _Type, event: Sent | Acked | Nacked | Ignored | Outdated) -> None:
+    def _note(self, info: StreamInfo, seen: _Type, event: Sent | Acked | Nacked | Ignored | Outdated) -> None:
         match event:
             case Sent():
                 seen.sent, seen.sent_at, seen.unanswered = event, self._clock(), True
             case Acked():
-                seen.acked, seen.acked_at, seen.unanswered = event, self._clock(), False
+                now = self._clock()
+                seen.acked, seen.acked_at, seen.unanswered = event, now, False
                 seen.failed = bool(event.refused)
+                seen.changes.add(now, event.names)
+                if seen.refused:
+                    seen.refused = {name: seen.refused[name] for name in event.refused if name in seen.refused}
             case Nacked():
                 seen.unanswered, seen.failed, seen.nacks = False, True, seen.nacks + 1
+                now = self._clock()
                 seen.nack = Refusal(
                     code=event.code,
-                    message=event.message,
+                    message=safe_words(event.type_url, event.message),
                     version=event.version,
                     names=event.names,
                     revision=event.revision,
-                    at=self._clock(),
+                    at=now,
+                    since=now,
                 )
+                seen.refused = _refused(info, seen, event, seen.nack)
             case Ignored():
                 seen.unanswered = False
             case Outdated():
@@ -222,6 +250,42 @@ class Status:
         streams = self._by_node.get(node_id)
         return self._proxy(streams) if streams else None
 
+    def resources(self, node_id: str, type_url: str) -> Iterator[ResourceStatus]:
+        """List what a proxy asks for, holds and refuses of a type, by name, each looked up when it is asked for.
+
+        Where several streams of a node have the type, the newest counts, as in `ProxyStatus.types`.
+        """
+        streams = self._by_node.get(node_id, {})
+        having = [streams[key] for key in sorted(streams) if type_url in streams[key].types]
+        if not having:
+            return
+        info, seen = having[-1].info, having[-1].types[type_url]
+        updated_at = seen.changes.at()
+        for name in info.names(type_url):
+            standing = info.standing(type_url, name)
+            if standing is None:
+                return  # the stream ended
+            refused = seen.refused.get(name) if standing.state is State.ERROR else None
+            yield ResourceStatus(
+                type_url=type_url,
+                standing=standing,
+                updated_at=updated_at(name) if standing.held is not None else None,
+                refusal=refused.refusal if refused is not None else None,
+            )
+
+    def tally(self) -> Tally:
+        """Count all streams. May be called from another thread: it copies what it walks over."""
+        clients: Counter[tuple[str, State]] = Counter()
+        refused: set[tuple[str, str]] = set()
+        for stream in list(self._streams.values()):
+            for type_url, seen in list(stream.types.items()):
+                clients[type_url, seen.state(settled=stream.info.settled(type_url))] += 1
+                if seen.failed:
+                    refused.update((type_url, name) for name in list(seen.refused))
+        return Tally(
+            clients=MappingProxyType(clients), refused=MappingProxyType(Counter(type_url for type_url, _ in refused))
+        )
+
     def __len__(self) -> int:
         return len(self._by_node)
 
@@ -235,6 +299,25 @@ class Status:
             connected_at=min(stream.connected_at for stream in ordered),
             streams=tuple(_stream_status(stream) for stream in ordered),
         )
+
+
+def _refused(info: StreamInfo, seen: _Type, event: Nacked, refusal: Refusal) -> dict[str, Refused]:
+    """Bring up to date what is refused of a type: one entry for each name that the client will not be sent again."""
+
+    def version(name: str) -> str:
+        standing = info.standing(event.type_url, name)
+        return standing.version if standing is not None else ""
+
+    def still(name: str) -> bool:
+        standing = info.standing(event.type_url, name)
+        return standing is not None and standing.state is State.ERROR
+
+    found = {name: before for name, before in seen.refused.items() if still(name)}
+    for name in event.names:
+        now, before = version(name), seen.refused.get(name)
+        since = before.refusal.since if before is not None and before.version == now else refusal.at
+        found[name] = Refused(now, refusal if since == refusal.at else replace(refusal, since=since))
+    return found
 
 
 def _stream_status(stream: _Stream) -> StreamStatus:

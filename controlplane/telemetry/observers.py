@@ -5,10 +5,14 @@ import time
 import structlog
 
 from controlplane.telemetry.metrics import Metrics
+from xds.history import safe_words
 from xds.protocol import Acked, Closed, Nacked, Regrouped, Sent, Subscribed
 from xds.protocol import Event as StreamEvent
 from xds.server import StreamInfo
 from xds.status import Status
+
+_MAX_NAMES = 20
+_MAX_WORDS = 1000
 
 
 class PublicationObserver:
@@ -51,9 +55,11 @@ class StreamObserver:
                     "xds.nack",
                     node_id=info.node.id,
                     type=event.type_url,
-                    names=event.names,
+                    names=event.names[:_MAX_NAMES],
+                    refused=len(event.names),
+                    version=event.version,
                     revision=event.revision,
-                    error=event.message,
+                    error=safe_words(event.type_url, event.message)[:_MAX_WORDS],
                 )
             case Acked():
                 self._metrics.xds_request(event.type_url, "ack")

@@ -1,0 +1,207 @@
+"""Client status (CSDS): what every connected client was sent, holds and refused, for Envoy's and gRPC's own tools.
+
+The same picture as `/proxies`, spelled as envoy/service/status/v3/csds.proto says. Messages are read with the
+generated classes and written by hand, because an answer about a thousand clients holds a million resources; their
+bytes are those that the clients were sent. Work is done in slices, so that no stream waits for a curious operator.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from envoy_data_plane.envoy.config.core.v3 import Locality
+from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
+from envoy_data_plane.envoy.service.status.v3 import ClientStatusRequest, ConfigStatus
+from envoy_data_plane.google import protobuf
+
+from xds.encode import Encoder, frame, varint
+from xds.matching import MatcherError, any_node
+from xds.standing import State
+from xds.status import ProxyStatus, ResourceStatus, Status
+from xds.types import SECRET, Node, Resource
+
+SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+MAX_REQUEST_BYTES = 64 * 1024
+MAX_CONCURRENT = 4
+
+_SLICE = 500  # resources that are written in one go: 2 ms
+_STATUS = {
+    State.NOT_SENT: ConfigStatus.NOT_SENT,
+    State.STALE: ConfigStatus.STALE,
+    State.SYNCED: ConfigStatus.SYNCED,
+    State.ERROR: ConfigStatus.ERROR,
+}
+
+Context = Any  # grpc.aio.ServicerContext: grpcio ships no types
+
+
+class _Refusal(Exception):
+    def __init__(self, code: grpc.StatusCode, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class ClientStatus:
+    """Answer ClientStatusDiscoveryService from the per-proxy picture.
+
+    `FetchClientStatus` and `StreamClientStatus` give the same answer; the stream gives exactly one per request and
+    pushes nothing (Q-01). An answer cannot be split, and gRPC clients take 4 MiB unless told otherwise: whoever asks
+    about many nodes sets `exclude_resource_contents` or raises its limit (F-01).
+
+    Args:
+        status: the picture.
+        max_answer_bytes: what an answer may have; a larger one is refused with the remedy.
+    """
+
+    def __init__(self, status: Status, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
+        self._status = status
+        self._max_answer_bytes = max_answer_bytes
+        self._encoder = Encoder()
+        self._answering = 0
+        self._stopped = asyncio.Event()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return the service, to be added to a gRPC server."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "FetchClientStatus": grpc.unary_unary_rpc_method_handler(self._fetch),
+                "StreamClientStatus": grpc.stream_stream_rpc_method_handler(self._stream),
+            },
+        )
+
+    def stop(self) -> None:
+        """End all streams, so that the server need not wait for them."""
+        self._stopped.set()
+
+    async def _fetch(self, data: bytes, context: Context) -> bytes:
+        try:
+            return await self._answer(data)
+        except _Refusal as refusal:
+            await context.abort(refusal.code, refusal.detail)
+            raise AssertionError("abort raises") from refusal
+
+    async def _stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        async def answer_each() -> None:
+            async for data in requests:
+                await context.write(await self._answer(data))
+
+        answering = asyncio.ensure_future(answer_each())
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait({answering, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()
+        except _Refusal as refusal:
+            await context.abort(refusal.code, refusal.detail)
+        finally:
+            for task in (answering, stopped):
+                task.cancel()
+            await asyncio.gather(answering, stopped, return_exceptions=True)
+
+    async def _answer(self, data: bytes) -> bytes:
+        request = _read(data)
+        try:
+            matches = any_node(request.node_matchers)
+        except MatcherError as error:
+            raise _Refusal(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
+        if self._answering >= MAX_CONCURRENT:
+            detail = f"{MAX_CONCURRENT} status requests are being answered already; try again"
+            raise _Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, detail)
+        self._answering += 1
+        try:
+            configs: list[bytes] = []
+            size = 0
+            for proxy in self._status.proxies():
+                await asyncio.sleep(0)
+                if matches(proxy.node):
+                    room = self._max_answer_bytes - size
+                    configs.append(await self._config(proxy, room, contents=not request.exclude_resource_contents))
+                    size += len(configs[-1])
+            return b"".join(configs)
+        finally:
+            self._answering -= 1
+
+    async def _config(self, proxy: ProxyStatus, room: int, *, contents: bool) -> bytes:
+        """Write a ClientConfig, as the field of the response that it is."""
+        parts = [frame(1, self._encoder.encode(_node(proxy.node)))]
+        size = len(parts[0])
+        written = 0
+        for type_url in proxy.types:
+            for resource in self._status.resources(proxy.node.id, type_url):
+                parts.append(frame(3, _resource(resource, contents=contents)))
+                size += len(parts[-1])
+                if size > room:
+                    detail = (
+                        f"the answer has more than {self._max_answer_bytes} bytes: "
+                        "set exclude_resource_contents, or name fewer nodes in node_matchers"
+                    )
+                    raise _Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, detail)
+                written += 1
+                if written % _SLICE == 0:
+                    await asyncio.sleep(0)
+        return b"".join((b"\x0a", varint(size), *parts))
+
+
+def _read(data: bytes) -> ClientStatusRequest:
+    if len(data) > MAX_REQUEST_BYTES:
+        detail = f"the request has {len(data)} bytes; at most {MAX_REQUEST_BYTES} are read"
+        raise _Refusal(grpc.StatusCode.INVALID_ARGUMENT, detail)
+    try:
+        return ClientStatusRequest.parse(data)
+    # What the generated reader raises for bytes that are no message of its type.
+    except (ValueError, LookupError, EOFError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
+        detail = f"the request is no ClientStatusRequest: {type(error).__name__}"
+        raise _Refusal(grpc.StatusCode.INVALID_ARGUMENT, detail) from error
+
+
+def _node(node: Node) -> NodeMessage:
+    """Spell a node as it told itself; extensions and features of its build were never read."""
+    place = Locality(region=node.region, zone=node.zone, sub_zone=node.sub_zone)
+    return NodeMessage(
+        id=node.id,
+        cluster=node.cluster,
+        metadata=protobuf.Struct.from_dict(dict(node.metadata)) if node.metadata else None,
+        locality=place if node.region or node.zone or node.sub_zone else None,
+        user_agent_name=node.user_agent_name,
+        user_agent_version=node.user_agent_version or None,
+        client_features=sorted(node.client_features),
+    )
+
+
+def _resource(resource: ResourceStatus, *, contents: bool) -> bytes:
+    """Write a GenericXdsConfig.
+
+    It shows what the client was told last. Where that was refused, csds.proto wants the refused content here, and
+    what the client said of it in `error_state`. A removal shows what is to be removed.
+    """
+    standing, refusal = resource.standing, resource.refusal
+    shown = standing.sent or standing.held
+    version = standing.version or (shown.version if shown is not None else "")
+    parts = [_text(1, resource.type_url), _text(2, standing.name), _text(3, version)]
+    if contents and shown is not None and _may_show(resource.type_url, shown):
+        parts.append(frame(4, _text(1, resource.type_url) + frame(2, shown.body)))
+    if resource.updated_at is not None:
+        parts.append(frame(5, _timestamp(resource.updated_at)))
+    parts.append(b"\x30" + varint(_STATUS[standing.state]))
+    if refusal is not None:
+        error = frame(2, _timestamp(refusal.at)) + _text(3, refusal.message) + _text(4, version)
+        parts.append(frame(8, error))
+    return b"".join(parts)
+
+
+def _may_show(type_url: str, resource: Resource) -> bool:
+    """Say whether there is content to show: keys stay here, and the version says which they are (Q-03)."""
+    return type_url != SECRET and bool(resource.body)
+
+
+def _text(number: int, value: str) -> bytes:
+    return frame(number, value.encode()) if value else b""
+
+
+def _timestamp(at: float) -> bytes:
+    seconds, nanos = int(at), int(at % 1 * 1e6) * 1000
+    return b"\x08" + varint(seconds) + (b"\x10" + varint(nanos) if nanos else b"")

@@ -1,0 +1,78 @@
+"""When a client acknowledged what, and what it said of what it refused: the little that is kept of the past.
+
+Bounded by construction, and cheap where it is fed: an acknowledgement costs the same whatever it acknowledges.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from xds.types import SECRET
+
+_MAX_MESSAGE = 8192
+_MAX_CHANGES = 256  # names whose time of change is remembered, per type and stream
+_QUOTED_SECRET = re.compile(r"inline_(?:string|bytes)|PRIVATE KEY|password", re.IGNORECASE)
+
+
+def safe_words(type_url: str, message: str) -> str:
+    """Return what a client said, bounded, and without the part that may quote a secret.
+
+    Envoy quotes a message that breaks one of its rules in full, and with it whatever was inline.
+    """
+    if type_url == SECRET and (quoted := _QUOTED_SECRET.search(message)) is not None:
+        return f"{message[: quoted.start()][:_MAX_MESSAGE]}[the rest is withheld: it may quote the secret]"
+    return message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}[cut after {_MAX_MESSAGE} characters]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Keep a client's NACK, in its own words (`safe_words`). Times are wall-clock seconds.
+
+    `version` is the response's, of which the resources' own may differ; `revision` the change that led to it.
+    `since` is when this content of a resource was first refused.
+    """
+
+    code: int
+    message: str
+    version: str
+    names: tuple[str, ...]
+    revision: str
+    at: float
+    since: float
+
+
+class Changes:
+    """Remember when names were last acknowledged: the newest exactly, all others by a bound."""
+
+    __slots__ = ("_log", "_names", "_older")
+
+    def __init__(self) -> None:
+        self._log: deque[tuple[float, tuple[str, ...]]] = deque()
+        self._names = 0
+        self._older: float | None = None
+
+    def add(self, at: float, names: Collection[str]) -> None:
+        """Note an acknowledgement; looks at none of the names where there are many."""
+        if len(names) > _MAX_CHANGES:
+            self._log.clear()
+            self._names, self._older = 0, at
+            return
+        self._log.append((at, tuple(names)))
+        self._names += 1 + len(names)
+        while self._names > _MAX_CHANGES:
+            self._older, dropped = self._log.popleft()
+            self._names -= 1 + len(dropped)
+
+    def at(self) -> Callable[[str], float | None]:
+        """Return a look-up of the time by name."""
+        times = {name: at for at, names in self._log for name in names}
+        return lambda name: times.get(name, self._older)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Remember which content of a resource was refused, and how."""
+
+    version: str
+    refusal: Refusal
