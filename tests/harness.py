@@ -146,6 +146,7 @@ class Envoy:
     folder: Path
     client: aiohttp.ClientSession
     control_plane: ControlPlane
+    binary: Path = field(default_factory=envoy_binary)
     protocol: str = "delta"
     node_id: str = "e2e"
     gateway_port: int | None = None
@@ -173,7 +174,7 @@ class Envoy:
         )
         with (self.folder / f"{self.node_id}.log").open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(str(envoy_binary()), "-c", str(config), "--concurrency", "1", "--disable-hot-restart"),
+                *(str(self.binary), "-c", str(config), "--concurrency", "1", "--disable-hot-restart"),
                 *("--log-level", "warning"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from accepted import complaints
+from envoys import EVERY_ENVOY
 
 from controlplane.bootstrap import bootstrap
 
@@ -98,13 +99,16 @@ def test_the_files_are_what_the_generator_writes(protocol: str) -> None:
 
 
 @pytest.mark.e2e
+@EVERY_ENVOY
 @pytest.mark.parametrize("protocol", ["delta", "sotw"])
-def test_envoy_accepts_the_files(protocol: str) -> None:
+def test_envoy_accepts_the_files(protocol: str, envoy_path: Path) -> None:
     file = ENVOY / f"bootstrap-{protocol}.yaml"
-    assert complaints(file, "--service-node", "gateway-1", "--service-cluster", "gateway") == ""
+    node = ("--service-node", "gateway-1", "--service-cluster", "gateway")
+    assert complaints(file, *node, binary=envoy_path) == ""
 
 
 @pytest.mark.e2e
+@EVERY_ENVOY
 @pytest.mark.parametrize(
     "changes",
     [
@@ -114,7 +118,7 @@ def test_envoy_accepts_the_files(protocol: str) -> None:
         pytest.param({"xds_host": "controlplane.internal", "gateway_port": 10001}, id="a name, and a port of its own"),
     ],
 )
-def test_envoy_accepts(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_envoy_accepts(changes: dict[str, Any], envoy_path: Path, tmp_path: Path) -> None:
     file = tmp_path / "bootstrap.yaml"
     file.write_text(bootstrap(**{**DEFAULTS, "node_id": "a", "cluster": "b", **changes}))
-    assert complaints(file) == ""
+    assert complaints(file, binary=envoy_path) == ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from envoys import EVERY_ENVOY
 from harness import ControlPlane, Envoy, Traffic, eventually, free_port, instances, upstream
 
 pytestmark = pytest.mark.e2e
@@ -13,6 +14,7 @@ BOTH_PROTOCOLS = pytest.mark.parametrize("protocol", ["sotw", "delta"])
 CHECK = {"type": "http", "http_path": "/health", "interval": 0.5, "timeout": 0.3, "unhealthy_threshold": 1}
 
 
+@EVERY_ENVOY
 @BOTH_PROTOCOLS
 async def test_three_instances_are_reached_by_host_and_by_path(control_plane: ControlPlane, envoy: Envoy) -> None:
     async with instances(control_plane, "web", "web-1", "web-2", "web-3") as started:
@@ -53,6 +55,7 @@ async def test_a_deregistered_instance_gets_no_request_and_none_fails(
         assert traffic.failures == []
 
 
+@EVERY_ENVOY
 @BOTH_PROTOCOLS
 async def test_envoy_finds_nothing_to_warn_of(control_plane: ControlPlane, envoy: Envoy, tmp_path: Path) -> None:
     async with instances(control_plane, "web", "web-1"):
@@ -84,6 +87,7 @@ async def test_the_last_instance_may_go_and_come_back(control_plane: ControlPlan
         assert await envoy.stats("cluster_manager.cluster_added") == added
 
 
+@EVERY_ENVOY
 @BOTH_PROTOCOLS
 async def test_weights_hold(control_plane: ControlPlane, envoy: Envoy) -> None:
     async with upstream("light") as light, upstream("heavy") as heavy:
@@ -173,6 +177,7 @@ async def test_consistent_hash_keeps_a_key_where_it_is(
     assert len(moved - lost) < disturbed * len(keys)
 
 
+@EVERY_ENVOY
 @BOTH_PROTOCOLS
 async def test_a_failing_check_takes_an_instance_out_and_recovery_brings_it_back(
     control_plane: ControlPlane, envoy: Envoy

@@ -1,6 +1,7 @@
 """Restart the control plane under traffic: no proxy notices."""
 
 import pytest
+from envoys import EVERY_ENVOY
 from harness import ControlPlane, Envoy, Traffic, eventually, upstream
 
 pytestmark = pytest.mark.e2e
@@ -14,6 +15,7 @@ RELOADS = (
 )
 
 
+@EVERY_ENVOY
 @pytest.mark.parametrize("protocol", ["sotw", "delta"])
 @pytest.mark.parametrize("kill", [False, True], ids=["sigterm", "sigkill"])
 async def test_a_restart_changes_nothing_on_envoy_and_fails_no_request(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from accepted import complaints
+from envoys import EVERY_ENVOY
 
 from controlplane.render import load, render
 from controlplane.translate.decode import KINDS, documents
@@ -49,11 +50,12 @@ def test_no_output_is_left_without_its_case(request: pytest.FixtureRequest) -> N
 
 
 @pytest.mark.e2e
+@EVERY_ENVOY
 @pytest.mark.parametrize("case", CASES)
-def test_envoy_accepts(case: str, tmp_path: Path) -> None:
+def test_envoy_accepts(case: str, envoy_path: Path, tmp_path: Path) -> None:
     file = tmp_path / "bootstrap.json"
     file.write_text(json.dumps(as_static_bootstrap(rendered(case))))
-    assert complaints(file) == ""
+    assert complaints(file, binary=envoy_path) == ""
 
 
 def as_static_bootstrap(documents: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:

