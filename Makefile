@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OLDER_ENVOYS := $(patsubst %,$(VENV)/envoys/%/ready,$(shell cat tests/older-envoys.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint format bench clean
+.PHONY: help run test test-fast fuzz lint format bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ test: $(VENV)/ready $(OLDER_ENVOYS) ## Set up, then run the whole suite with eve
 
 test-fast: $(VENV)/ready ## The tests that start no process
 	$(BIN)/python -m pytest -m "not e2e and not benchmark" $(PYTEST_ARGS)
+
+fuzz: $(VENV)/ready ## Throw a million spoilt requests at the xDS server (FUZZ_REQUESTS=, FUZZ_SEED=)
+	$(BIN)/python -m pytest tests/xds/fuzz -s -o timeout=0 --fuzz-requests=$(or $(FUZZ_REQUESTS),1000000) --fuzz-seed=$(or $(FUZZ_SEED),0)
 
 lint: $(VENV)/ready ## Style, types and import contracts
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 
-import grpc
 import structlog
 from aiohttp import web
 from grpc_health.v1 import health as grpc_health
@@ -23,6 +22,7 @@ from grpc_health.v1 import health_pb2
 from controlplane import api
 from controlplane.checks import Checks
 from controlplane.debounce import Debounce
+from controlplane.grpc_health import health_handler
 from controlplane.health.grpc import GrpcProbe
 from controlplane.health.http import HttpProbe, probe_session
 from controlplane.health.monitor import HealthMonitor
@@ -163,7 +163,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             ready=lambda: publisher.ready,
             identifier=f"{settings.service_name}/{epoch} {version}",
             on_event=StreamObserver(status, metrics).on_event,
-            handlers=[_grpc_health_handler(grpc_status), loads.handler(), client_status.handler()],
+            handlers=[health_handler(grpc_status), loads.handler(), client_status.handler()],
             max_stream_age_s=settings.xds_max_stream_age,
             random=random.Random(),  # noqa: S311 - jitter
         )
@@ -301,25 +301,6 @@ async def require_free(host: str, port: int, setting: str) -> None:
         raise StartError(why) from error
     server.close()
     await server.wait_closed()
-
-
-def _grpc_health_handler(servicer: grpc_health.aio.HealthServicer) -> grpc.GenericRpcHandler:
-    """Make the health service a handler for the xDS server, which owns the port."""
-    return grpc.method_handlers_generic_handler(
-        "grpc.health.v1.Health",
-        {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                servicer.Check,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-            ),
-            "Watch": grpc.unary_stream_rpc_method_handler(
-                servicer.Watch,
-                request_deserializer=health_pb2.HealthCheckRequest.FromString,
-                response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-            ),
-        },
-    )
 
 
 def _refusals(publisher: Publisher) -> str | None:

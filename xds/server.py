@@ -109,7 +109,7 @@ class _Call:
     unwatch: Callable[[], None] | None = None
     half_closed: bool = False
     ending: bool = False
-    silent: bool = False
+    refusal: _Refusal | None = None
     retires_by: float | None = None
     responded: bool = False
     awaited: dict[str, tuple[str, float]] = field(default_factory=dict)  # type -> nonce, when it was sent
@@ -117,6 +117,16 @@ class _Call:
     writing: asyncio.Task[None] | None = None
     timed_out: bool = False
     asleep: asyncio.Future[None] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Say whether nothing more is to be sent."""
+        return self.ending or self.half_closed or self.refusal is not None
+
+    def refuse(self, refusal: _Refusal) -> None:
+        """Have the writer end the stream with a status, once it is not writing: grpc sends none beside a message."""
+        self.refusal = refusal
+        self.wake()
 
     def wake(self) -> None:
         """Have the writer look again; one that does not sleep will look before it does."""
@@ -332,7 +342,11 @@ class XdsServer:
             allowance, last = min(rate, allowance + (now - last) * rate) - 1, now
             if allowance < 0:
                 await asyncio.sleep(-allowance / rate)
-            request = self._understand(key, call, data)
+            try:
+                request = self._understand(key, call, data)
+            except _Refusal as refusal:
+                call.refuse(refusal)
+                return
             self._tell(call, stream.receive(request))
             del data, request  # a thousand streams that wait must not each keep their last request
             if stream.owes:
@@ -426,13 +440,12 @@ class XdsServer:
                 break
             for response in call.stream.responses():
                 await self._send(call, response)
-                if call.ending or call.half_closed:
+                if call.over:
                     break
+            if call.refusal is not None:
+                raise call.refusal
             if call.half_closed or (call.ending and call.responded):
                 break
-            if call.silent:
-                detail = f"no request came within {self._first_request_timeout_s:g} s of opening the stream"
-                raise _Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detail)
             if call.ending:
                 raise _Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; it had no answer yet")
             call.asleep = loop.create_future()
@@ -453,6 +466,8 @@ class XdsServer:
         call.writing_since = now = self._clock()
         call.awaited[response.type_url] = response.nonce, now
         try:
+            if not call.responded:  # else it would go with the message, and no status after one that is stuck
+                await call.context.send_initial_metadata(())
             await call.context.write(self._writer.write(response))
         except grpc.aio.InternalError:
             call.half_closed = True  # the client went while we were writing: nothing is left to say
@@ -482,8 +497,8 @@ class XdsServer:
                 call.writing.cancel()
             return
         if call.info is None and now - call.opened_at >= self._first_request_timeout_s:
-            call.silent = True
-            call.wake()
+            detail = f"no request came within {self._first_request_timeout_s:g} s of opening the stream"
+            call.refuse(_Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detail))
             return
         if call.retires_by is None and now - call.opened_at >= call.lasts_s:
             call.retires_by = now + self._ack_timeout_s

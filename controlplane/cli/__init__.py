@@ -289,4 +289,6 @@ def main() -> None:
     """Run the command line."""
     # grpc's handlers for fork() only complain when we start a process, which then replaces itself at once.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    # And its core writes to stderr, past our logs, whatever text a client puts into a GOAWAY.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     app(prog_name="controlplane" if sys.argv[0].endswith("__main__.py") else None)
