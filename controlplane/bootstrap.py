@@ -1,15 +1,16 @@
-"""What an Envoy is started with: a bootstrap, as commented YAML, that takes everything else from the control plane.
+"""What an Envoy is started with: a bootstrap, as commented YAML, that says where everything else comes from.
 
 Text rather than a message, because people read it, copy it and change it; `envoy/bootstrap-*.yaml` are two of its
 outputs. Everything that comes from outside is quoted: to YAML, a node id of `n` is false and `1e3` is a number.
 """
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Literal
 
 import yaml
 
-_TEMPLATE = """\
+_HEAD = """\
 # Envoy's bootstrap: who it is, and where it takes everything else from.
 # {protocol_words}
 {node}\
@@ -18,6 +19,9 @@ admin:
   address: {admin_address}
   ignore_global_conn_limit: true # to be reached when the limit below is
 
+"""
+
+_ADS = """\
 dynamic_resources:
   # One stream for everything keeps the order of changes: a cluster before the routes to it, and gone after them.
   ads_config:
@@ -35,6 +39,26 @@ dynamic_resources:
   cds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
   lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
 
+"""
+
+_REST = """\
+dynamic_resources:
+  # Each of these, and each cluster for its endpoints, asks again after so long; unchanged is answered by an empty 304.
+  # A timeout of 0 waits for ever: without a control plane this Envoy is not ready rather than without a listener.
+  cds_config: {{ {polled}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+  lds_config: {{ {polled}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+
+"""
+
+_FILES = """\
+dynamic_resources:
+  # Envoy reads a file again when another is moved over it, which is how it is exported.
+  cds_config: {{ path_config_source: {{ path: {clusters} }}, resource_api_version: V3 }}
+  lds_config: {{ path_config_source: {{ path: {listeners} }}, resource_api_version: V3 }}
+
+"""
+
+_LOAD_REPORTS = """\
 cluster_manager:
   # Where the control plane can ask for load reports (LRS); it gets none that it does not ask for.
   load_stats_config:
@@ -43,6 +67,9 @@ cluster_manager:
     grpc_services:
     - envoy_grpc: {{ cluster_name: xds_cluster }}
 
+"""
+
+_CONTROL_PLANE = """\
 static_resources:
   clusters:
   # The control plane. No service can have this name: service names hold no underscore.
@@ -55,6 +82,9 @@ static_resources:
       - lb_endpoints:
         - endpoint:
             address: {xds_address}
+"""
+
+_HTTP2 = """\
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -63,6 +93,9 @@ static_resources:
             # Finds out within 35 s that the control plane's machine is gone, when no packet says so.
             connection_keepalive: {{ interval: 30s, timeout: 5s }}
 
+"""
+
+_TAIL = """\
 overload_manager:
   resource_monitors:
   # Without a limit, connections end where memory or file descriptors do.
@@ -72,9 +105,16 @@ overload_manager:
       max_active_downstream_connections: 50000
 """  # noqa: E501 - a type URL cannot be broken
 
+_POLLED = (
+    "api_config_source: { api_type: REST, transport_api_version: V3, cluster_names: [xds_cluster], "
+    "refresh_delay: 3s, request_timeout: 5s }"
+)
+# As `translate.names` spells it for clusters and listeners, which takes a second to import; a test compares them.
+
 _PROTOCOLS = {
     "delta": ("DELTA_GRPC", "Delta xDS: only what changed is sent."),
     "sotw": ("GRPC", "State of the world: each response holds all resources of its type."),
+    "rest": ("REST", "REST-JSON: every resource is polled, for networks that gRPC does not pass."),
 }
 
 
@@ -84,42 +124,71 @@ def bootstrap(
     cluster: str | None,
     xds_host: str,
     xds_port: int,
-    protocol: Literal["delta", "sotw"],
+    protocol: Literal["delta", "sotw", "rest"],
     admin_host: str,
     admin_port: int,
     gateway_port: int | None,
 ) -> str:
-    """Write a bootstrap.
+    """Write a bootstrap that takes everything from a control plane.
 
+    `xds_host` and `xds_port` are those of the xDS port, for `rest` those of the REST API.
     `node_id` and `cluster` None leave them to Envoy's command line (--service-node, --service-cluster).
     `gateway_port` makes this Envoy's gateway listen there in place of the control plane's GATEWAY_PORT.
 
     Raises ValueError where `admin_host` is neither an IP address nor `localhost`: Envoy resolves no names there.
     """
-    if admin_host == "localhost":
-        admin_host = "127.0.0.1"
-    if not _is_ip_address(admin_host):
-        raise ValueError(f"Envoy's admin page needs an IP address to listen on, not {admin_host!r}")
     api_type, words = _PROTOCOLS[protocol]
-    return _TEMPLATE.format(
+    polled = protocol == "rest"
+    metadata: dict[str, object] = {"gateway_port": gateway_port} if gateway_port is not None else {}
+    if polled:
+        metadata["xds_transport"] = "rest"
+    discovery = _REST if polled else _ADS + _LOAD_REPORTS
+    template = _HEAD + discovery + _CONTROL_PLANE + ("\n" if polled else _HTTP2) + _TAIL
+    return template.format(
         protocol_words=words,
-        node=_node(node_id, cluster, gateway_port),
-        admin_address=_address(admin_host, admin_port),
+        node=_node(node_id, cluster, metadata),
+        admin_address=_admin_address(admin_host, admin_port),
         api_type=api_type,
+        polled=_POLLED,
         discovery=_discovery(xds_host),
         xds_address=_address(xds_host, xds_port),
     )
 
 
-def _node(node_id: str | None, cluster: str | None, gateway_port: int | None) -> str:
+def bootstrap_from_files(*, clusters: str, listeners: str, admin_host: str, admin_port: int) -> str:
+    """Write a bootstrap that takes clusters and listeners from two files, given by their absolute paths.
+
+    Its node id and cluster are `files`, unless Envoy's command line says otherwise: Envoy wants some.
+
+    Raises ValueError as `bootstrap` does.
+    """
+    return (_HEAD + _FILES + _TAIL).format(
+        protocol_words="Exported files: no control plane is asked.",
+        node=_node("files", "files", {}),
+        admin_address=_admin_address(admin_host, admin_port),
+        clusters=_quoted(clusters),
+        listeners=_quoted(listeners),
+    )
+
+
+def _admin_address(host: str, port: int) -> str:
+    if host == "localhost":
+        host = "127.0.0.1"
+    if not _is_ip_address(host):
+        raise ValueError(f"Envoy's admin page needs an IP address to listen on, not {host!r}")
+    return _address(host, port)
+
+
+def _node(node_id: str | None, cluster: str | None, metadata: Mapping[str, object]) -> str:
     lines = []
     if node_id is not None:
         lines.append(f"  id: {_quoted(node_id)}\n")
     if cluster is not None:
         lines.append(f"  cluster: {_quoted(cluster)}\n")
-    if gateway_port is not None:
-        lines.append("  # where this Envoy's gateway listens, so that several can share a machine\n")
-        lines.append(f"  metadata: {{ gateway_port: {gateway_port} }}\n")
+    if metadata:
+        if "gateway_port" in metadata:
+            lines.append("  # where this Envoy's gateway listens, so that several can share a machine\n")
+        lines.append(f"  metadata: {{ {', '.join(f'{name}: {value}' for name, value in metadata.items())} }}\n")
     return (
         "".join(("\nnode:\n", *lines, "\n"))
         if lines

@@ -42,6 +42,7 @@ from controlplane.plan import plan
 from controlplane.policy import Policy
 from controlplane.translate import lint
 from controlplane.translate.listener import gateway
+from controlplane.translate.names import ADS, Source
 from controlplane.translate.snapshot import snapshot
 from xds.types import Snapshot
 
@@ -75,8 +76,8 @@ def load(text: str) -> Catalog:
     return catalog
 
 
-def render(catalog: Catalog, gateway_host: str, gateway_port: int) -> Snapshot:
-    """Return what Envoys are told of a catalog.
+def render(catalog: Catalog, gateway_host: str, gateway_port: int, source: Source = ADS) -> Snapshot:
+    """Return what Envoys are told of a catalog; resources take what they refer to from `source`.
 
     Raises RenderError where a resource would be refused, with the service's name, and where the gateway's host is
     no IP address.
@@ -86,10 +87,10 @@ def render(catalog: Catalog, gateway_host: str, gateway_port: int) -> Snapshot:
     if faults:
         raise RenderError(faults)
     try:
-        listener = gateway(gateway_host, gateway_port)
+        listener = gateway(gateway_host, gateway_port, source)
     except ValueError as error:
         raise RenderError([f"the gateway's host: {error}"]) from error
-    return snapshot(planned, gateway=listener)
+    return snapshot(planned, gateway=listener, source=source)
 
 
 class _Reader:

@@ -337,3 +337,32 @@ class Traffic:
             return self.seen.total() + len(self.failures) >= target
 
         await eventually(enough, f"{count} more answers")
+
+
+@asynccontextmanager
+async def running_envoy(config: Path, log: Path, admin_port: int) -> AsyncIterator[None]:
+    """Run an Envoy with a bootstrap of the test's own; it is live when the block begins."""
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(str(envoy_binary()), "-c", str(config), "--concurrency", "1", "--disable-hot-restart"),
+            *("--log-level", "warning"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        async with aiohttp.ClientSession() as client:
+
+            async def live() -> bool:
+                if process.returncode is not None:
+                    raise AssertionError(f"Envoy ended with {process.returncode}:\n{log.read_text()[-4000:]}")
+                try:
+                    async with client.get(f"http://127.0.0.1:{admin_port}/ready") as answer:
+                        return answer.status == 200
+                except aiohttp.ClientError:
+                    return False
+
+            await eventually(live, f"Envoy is live; its log:\n{log.read_text()[-4000:]}")
+        yield
+    finally:
+        await _ended(process)

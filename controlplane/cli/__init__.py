@@ -29,10 +29,20 @@ app.add_typer(config_app, name="config")
 
 
 class Protocol(StrEnum):
-    """Name the two forms of the xDS protocol."""
+    """Name the forms of the xDS protocol."""
 
     DELTA = "delta"
     SOTW = "sotw"
+    REST = "rest"
+
+
+class RenderFormat(StrEnum):
+    """Name the forms in which a rendered file is given: those of all commands, and a folder of files."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    FILES = "files"
 
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; also CONFIG_FILE.")]
@@ -107,8 +117,13 @@ def demo(
 def bootstrap(
     node: Annotated[str, typer.Option("--node", help="The Envoy's node id.")],
     cluster: Annotated[str, typer.Option("--cluster", help="The Envoy's node cluster.")],
-    xds: Annotated[str, typer.Option("--xds", help="HOST:PORT of the control plane.")] = "127.0.0.1:18000",
-    protocol: Annotated[Protocol, typer.Option(help="Delta sends only what changed.")] = Protocol.DELTA,
+    xds: Annotated[
+        str | None,
+        typer.Option("--xds", help="HOST:PORT of the control plane; 127.0.0.1:18000, or with `rest` 127.0.0.1:8090."),
+    ] = None,
+    protocol: Annotated[
+        Protocol, typer.Option(help="Delta sends only what changed; rest polls the REST API, where gRPC cannot pass.")
+    ] = Protocol.DELTA,
     admin: Annotated[str, typer.Option("--admin", help="HOST:PORT of Envoy's admin page.")] = "127.0.0.1:9901",
     gateway_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Listen here instead of the control plane's GATEWAY_PORT.")
@@ -117,7 +132,8 @@ def bootstrap(
     """Print an Envoy bootstrap (YAML) that takes everything from this control plane."""
     from controlplane.bootstrap import bootstrap as make  # noqa: PLC0415
 
-    xds_host, xds_port = host_and_port(xds, "--xds")
+    own = "127.0.0.1:8090" if protocol is Protocol.REST else "127.0.0.1:18000"
+    xds_host, xds_port = host_and_port(own if xds is None else xds, "--xds")
     admin_host, admin_port = host_and_port(admin, "--admin")
     text = make(
         node_id=node,
@@ -135,14 +151,27 @@ def bootstrap(
 @app.command()
 def render(
     file: Annotated[Path, typer.Option("--file", "-f", exists=True, dir_okay=False, help="YAML file of services.")],
-    output: Output = OutputFormat.TABLE,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", file_okay=False, help="With `-o files`: the folder to write.")
+    ] = None,
+    output: Annotated[
+        RenderFormat, typer.Option("--output", "-o", help="The form of what is printed; files go to DIR.")
+    ] = RenderFormat.TABLE,
     gateway_host: Annotated[str, typer.Option(help="Address of the gateway listener.")] = "127.0.0.1",
     gateway_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway listener.")] = 10000,
+    admin: Annotated[str, typer.Option(help="With `-o files`: HOST:PORT of Envoy's admin page.")] = "127.0.0.1:9901",
 ) -> None:
     """Print what Envoys would be told of the services in a file, without a network; exit 3 where it has faults.
 
-    The table lists the resources; JSON and YAML hold them in full.
+    The table lists the resources; JSON and YAML hold them in full. `-o files DIR` writes a folder that an Envoy boots
+    from without a control plane (`envoy -c DIR/envoy.yaml`), and follows when it is written again.
     """
+    if (output is RenderFormat.FILES) != (folder is not None):
+        fail("`-o files` goes with the folder to write, and no other form does: render -f FILE -o files DIR", USAGE)
+    if folder is not None:
+        admin_host, admin_port = host_and_port(admin, "--admin")
+        _render_files(file, folder, (gateway_host, gateway_port), (admin_host, admin_port))
+        return
     from controlplane.render import RenderError, load  # noqa: PLC0415
     from controlplane.render import render as make  # noqa: PLC0415
     from controlplane.translate.decode import KINDS, documents  # noqa: PLC0415
@@ -156,8 +185,38 @@ def render(
         for type_url, kind in KINDS.items()
         for name, resource in sorted(snapshot.of_type(type_url).items())
     ]
-    in_full = {} if output is OutputFormat.TABLE else documents(snapshot)
-    show(in_full, output, table(("KIND", "NAME", "VERSION", "BYTES"), rows))
+    form = OutputFormat(output)
+    in_full = {} if form is OutputFormat.TABLE else documents(snapshot)
+    show(in_full, form, table(("KIND", "NAME", "VERSION", "BYTES"), rows))
+
+
+def _render_files(file: Path, folder: Path, gateway: tuple[str, int], admin: tuple[str, int]) -> None:
+    from controlplane.bootstrap import bootstrap_from_files  # noqa: PLC0415
+    from controlplane.export import CLUSTERS, LISTENERS, ExportError, responses, write  # noqa: PLC0415
+    from controlplane.render import RenderError, load  # noqa: PLC0415
+    from controlplane.render import render as make  # noqa: PLC0415
+    from controlplane.translate.names import Source, Transport  # noqa: PLC0415
+
+    folder = folder.resolve()
+    source = Source(transport=Transport.FILES, directory=str(folder))
+    try:
+        snapshot = make(load(file.read_text(encoding="utf-8")), *gateway, source)
+    except (RenderError, UnicodeDecodeError) as error:
+        fail(f"{file}: {error}", 3)
+    try:
+        text = bootstrap_from_files(
+            clusters=str(folder / CLUSTERS),
+            listeners=str(folder / LISTENERS),
+            admin_host=admin[0],
+            admin_port=admin[1],
+        )
+    except ValueError as error:
+        fail(f"--admin: {error}", USAGE)
+    try:
+        written, removed = write(folder, responses(snapshot), text)
+    except (ExportError, OSError) as error:
+        fail(str(error), FAILED)
+    typer.echo(f"{folder}: {written} files written, {removed} removed", err=True)
 
 
 @app.command()

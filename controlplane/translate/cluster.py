@@ -19,27 +19,31 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from controlplane import plan
 from controlplane.policy import Policy
 from controlplane.translate.loadbalancer import load_balancing
-from controlplane.translate.names import over_ads
+from controlplane.translate.names import ADS, Source, Transport
 from xds.encode import Encoder, frame
 from xds.types import ENDPOINT, Resource
 
 _NAME_FIELD = 1
 
 
-def cluster(planned: plan.Cluster) -> Resource:
-    """Spell a cluster; its load assignment has the same name."""
-    body = frame(_NAME_FIELD, planned.name.encode()) + _all_but_name(planned.policy)
+def cluster(planned: plan.Cluster, source: Source = ADS) -> Resource:
+    """Spell a cluster; its load assignment has the same name and comes from `source`."""
+    if source.transport is Transport.FILES:  # each assignment has a file of its own, so nothing is shared
+        encoder = Encoder()
+        body = encoder.encode(message(planned.name, planned.policy, encoder, source))
+    else:
+        body = frame(_NAME_FIELD, planned.name.encode()) + _all_but_name(planned.policy, source)
     return Resource.of(planned.name, body, refs=[(ENDPOINT, planned.name)])
 
 
 @lru_cache(maxsize=1024)
-def _all_but_name(policy: Policy) -> bytes:
+def _all_but_name(policy: Policy, source: Source) -> bytes:
     # The name is the first field that the encoder writes, so it can be put in front of the rest.
     encoder = Encoder()
-    return encoder.encode(message("", policy, encoder))
+    return encoder.encode(message("", policy, encoder, source))
 
 
-def message(name: str, policy: Policy, encoder: Encoder) -> Cluster:
+def message(name: str, policy: Policy, encoder: Encoder, source: Source = ADS) -> Cluster:
     """Build the message.
 
     Not set, on purpose: `ignore_health_on_host_removal`, for Envoy keeps a removed host only while an active health
@@ -50,7 +54,7 @@ def message(name: str, policy: Policy, encoder: Encoder) -> Cluster:
     return Cluster(
         name=name,
         type=ClusterDiscoveryType.EDS,
-        eds_cluster_config=ClusterEdsClusterConfig(eds_config=over_ads()),
+        eds_cluster_config=ClusterEdsClusterConfig(eds_config=source.of(ENDPOINT, name)),
         connect_timeout=timedelta(seconds=policy.connect_timeout),
         common_lb_config=ClusterCommonLbConfig(
             healthy_panic_threshold=Percent(value=policy.panic_threshold),

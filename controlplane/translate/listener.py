@@ -19,27 +19,28 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     Rds,
 )
 
-from controlplane.translate.names import GATEWAY, over_ads
+from controlplane.translate.names import ADS, GATEWAY, Source
 from controlplane.translate.route import STREAM_IDLE_S
 from xds.encode import Encoder
 from xds.types import ROUTE, Resource
 
 
-def gateway(host: str, port: int) -> Resource:
-    """Spell the listener on that address; `::` takes IPv4, too.
+def gateway(host: str, port: int, source: Source = ADS) -> Resource:
+    """Spell the listener on that address, its routes from `source`; `::` takes IPv4, too.
 
     Raises ValueError where `host` is no IP address: Envoy resolves no names for listeners and would refuse it.
     """
     ipaddress.ip_address(host)
     encoder = Encoder()
-    body = encoder.encode(message(host, port, encoder))
+    body = encoder.encode(message(host, port, encoder, source))
     return Resource.of(GATEWAY, body, refs=[(ROUTE, GATEWAY)])
 
 
-def message(host: str, port: int, encoder: Encoder) -> Listener:
+def message(host: str, port: int, encoder: Encoder, source: Source = ADS) -> Listener:
     """Build the message."""
     manager = Filter(
-        name="envoy.filters.network.http_connection_manager", typed_config=encoder.pack(_connection_manager(encoder))
+        name="envoy.filters.network.http_connection_manager",
+        typed_config=encoder.pack(_connection_manager(encoder, source)),
     )
     return Listener(
         name=GATEWAY,
@@ -50,11 +51,11 @@ def message(host: str, port: int, encoder: Encoder) -> Listener:
     )
 
 
-def _connection_manager(encoder: Encoder) -> HttpConnectionManager:
+def _connection_manager(encoder: Encoder, source: Source) -> HttpConnectionManager:
     escaped_slashes = HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT
     return HttpConnectionManager(
         stat_prefix=GATEWAY,
-        rds=Rds(config_source=over_ads(), route_config_name=GATEWAY),
+        rds=Rds(config_source=source.of(ROUTE, GATEWAY), route_config_name=GATEWAY),
         http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=encoder.pack(Router()))],
         # Routes and instances must read a path alike, or `/a/..%2Fb` reaches what its route did not mean.
         normalize_path=True,

@@ -13,15 +13,18 @@ from controlplane.policy import ConsistentHash, HashOn, Policy, Strategy
 from controlplane.translate import listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments
+from controlplane.translate.names import ADS, Source
 from controlplane.translate.route import GatewayRoutes
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Resource, ResourceSet, Snapshot
 
 
-def snapshot(planned: Iterable[plan.Cluster], *, gateway: Resource, revision: str = "") -> Snapshot:
-    """Spell everything that Envoys are told; `gateway` is the listener of their group."""
+def snapshot(
+    planned: Iterable[plan.Cluster], *, gateway: Resource, revision: str = "", source: Source = ADS
+) -> Snapshot:
+    """Spell everything that Envoys are told; `gateway` is the listener of their group, `source` as it says."""
     by_name = {each.name: each for each in sorted(planned, key=lambda each: each.name)}
     assignments = Assignments()
-    clusters = ResourceSet(cluster(each) for each in by_name.values())
+    clusters = ResourceSet(cluster(each, source) for each in by_name.values())
     by_type = {
         CLUSTER: clusters,
         ENDPOINT: ResourceSet(assignments.assignment(each, clusters[each.name].version) for each in by_name.values()),

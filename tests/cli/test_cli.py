@@ -230,3 +230,34 @@ def test_the_module_is_the_command() -> None:
     )
 
     assert result.stdout.strip()[0].isdigit()
+
+
+def test_render_writes_a_folder_of_files_and_says_so_on_stderr(cli: CliRunner, tmp_path: Path) -> None:
+    render = ["render", "-f", str(GOLDEN / "weights" / "in.yaml"), "-o", "files", str(tmp_path / "exported")]
+
+    first, second = cli.invoke(app, render), cli.invoke(app, render)
+
+    assert (first.exit_code, first.stdout, second.exit_code, second.stdout) == (0, "", 0, "")
+    assert "6 files written, 0 removed" in first.stderr
+    assert "0 files written, 0 removed" in second.stderr
+    assert (tmp_path / "exported" / "envoy.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["-o", "files"], id="files without a folder"),
+        pytest.param(["-o", "yaml", "folder"], id="a folder without files"),
+        pytest.param(["-o", "files", "folder", "--admin", "envoy.local:1"], id="an admin page that Envoy cannot bind"),
+    ],
+)
+def test_render_refuses_what_makes_no_folder(
+    cli: CliRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    result = cli.invoke(app, ["render", "-f", str(GOLDEN / "weights" / "in.yaml"), *arguments])
+
+    assert result.exit_code == 2
+    assert "files" in result.stderr or "--admin" in result.stderr
+    assert list(tmp_path.iterdir()) == []
