@@ -4,8 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLDER_ENVOYS := $(patsubst %,$(VENV)/envoys/%/ready,$(shell cat tests/older-envoys.txt))
 
+# What `make bench-xds` measures: where the load client and the peer lie, how often, and SERVICESxENDPOINTSxSTREAMS.
+BENCH_DIR ?= ../shared/bench
+MODE ?= rows
+ROUNDS ?= 3
+ROWS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast fuzz lint format bench clean
+.PHONY: help run test test-fast fuzz lint format bench bench-xds clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +40,10 @@ format: $(VENV)/ready ## Rewrite the code in the house's style
 
 bench: $(VENV)/ready ## Print the figures that docs/performance.md keeps
 	$(BIN)/python -m pytest -m benchmark tests/benchmark -s -p no:randomly
+
+bench-xds: $(VENV)/ready ## Measure xDS beside go-control-plane; MODE=rows, burst, knee or reconnect
+	PYTHONPATH=tests $(BIN)/python -m benchmark.xds_side_by_side $(MODE) --bench-dir $(BENCH_DIR) --rounds $(ROUNDS) \
+		$(if $(ROWS),--rows "$(ROWS)") $(BENCH_ARGS)
 
 clean: ## Remove the virtual environment and all caches, not the registrations in .data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
