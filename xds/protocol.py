@@ -491,11 +491,18 @@ class Stream:
 
         That is what it refused, and what cannot go yet.
         """
-        whole = target if sub.wildcard else ResourceSet(target[name] for name in sub.names if name in target)
+        whole = target if sub.wildcard else self._named(sub, target)
         if not as_held:
             return whole
         present = [sub.held[name] for name in as_held if name in sub.held]
         return whole.replacing(present, [name for name in as_held if name not in sub.held])
+
+    @staticmethod
+    def _named(sub: Subscription, target: ResourceSet) -> ResourceSet:
+        shared = target.selected(sub.names) if isinstance(sub.names, frozenset) else None
+        if shared is not None:
+            return shared
+        return ResourceSet(target[name] for name in sub.names if name in target)
 
     def _owe_children(self, type_url: str, parents: Mapping[str, Resource | None]) -> None:
         """Owe the children of parents that are sent: they wait for them again, changed or not (law 8, O-01, V-02)."""
