@@ -22,6 +22,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _NAMES_TAG = 0x1A  # DiscoveryRequest.resource_names
 _MAX_STRUCT_DEPTH = 100  # as protobuf's own parsers
 _POOL_BYTES = 16 * 1024 * 1024
+_RESPONSE_BYTES = 500  # what a remembered response costs beside its bytes
 _NAME_BYTES = 100  # what a name costs beside its letters: the string object, and its place in the set
 _MANY = 16  # resources: from here on a response's tuple of them is worth being recognised as an object
 _LARGE_BYTES = 64 * 1024  # from here on appending a nonce is worth being done once
@@ -511,8 +512,14 @@ class _Ready:
 
     body: bytes
     resources: tuple[Resource, ...]
+    overhead: int
     nonce: str = ""
     whole: bytes = b""
+
+    @property
+    def cost(self) -> int:
+        """Return what remembering it costs, in bytes."""
+        return len(self.body) + len(self.whole) + self.overhead
 
 
 class ResponseWriter:
@@ -540,23 +547,26 @@ class ResponseWriter:
         ready = self._ready.get(key)
         if ready is None:
             body = self._delta(response) if response.delta else self._sotw(response)
-            ready = self._ready[key] = _Ready(body, resources)
-            self._remembered(len(body))
+            overhead = _RESPONSE_BYTES + _NAME_BYTES * len(response.removed)
+            ready = self._ready[key] = _Ready(body, resources, overhead)
+            self._remembered(ready.cost)
         elif self._ready:
             self._ready.move_to_end(key)
         if ready.nonce != response.nonce:
             whole = ready.body + _string(0x2A, response.nonce)
             if len(whole) < _LARGE_BYTES:
                 return whole
-            self._remembered(len(whole) - len(ready.whole))
+            grown = len(whole) - len(ready.whole)
             ready.nonce, ready.whole = response.nonce, whole  # the first answers to equal clients have one nonce, too
+            if key in self._ready:  # one that is larger than the budget is not remembered
+                self._remembered(grown)
         return ready.whole
 
     def _remembered(self, more_bytes: int) -> None:
         self.remembered_bytes += more_bytes
         while self.remembered_bytes > self._budget_bytes and self._ready:
             _, dropped = self._ready.popitem(last=False)
-            self.remembered_bytes -= len(dropped.body) + len(dropped.whole)
+            self.remembered_bytes -= dropped.cost
 
     def _sotw(self, response: Response) -> bytes:
         parts = [_string(0x0A, response.version), _string(0x22, response.type_url), self._sotw_tail]

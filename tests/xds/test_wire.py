@@ -439,3 +439,30 @@ def test_what_the_writer_remembers_is_bounded() -> None:
 
         assert DiscoveryResponse.parse(writer.write(response)).version_info == str(version)
     assert writer.remembered_bytes <= 10_000
+
+
+def test_small_responses_without_end_take_no_more_memory_than_the_budget_says() -> None:
+    writer = ResponseWriter("cp-1", budget_bytes=1_000_000)
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            gone = tuple(f"name-{number}-{part}" for part in range(3))
+            writer.write(Response(type_url=CLUSTER, version="v", nonce="1", removed=gone, delta=True))
+        taken_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert 100_000 < taken_bytes < 2_000_000
+
+
+def test_responses_larger_than_the_budget_do_not_use_it_up() -> None:
+    writer = ResponseWriter("cp-1", budget_bytes=300_000)
+    for number in range(10):
+        large = Response(
+            type_url=CLUSTER, version="v", nonce=str(number), resources=(Resource.of("a", b"x" * 200_000),), delta=True
+        )
+        writer.write(large)
+    small = Response(type_url=CLUSTER, version="v", nonce="1", resources=RESOURCES, delta=True)
+    writer.write(small)
+
+    assert 0 < writer.remembered_bytes < 300_000
