@@ -193,9 +193,10 @@ class XdsClient:
     def __init__(
         self, port: int, *, node_id: str = "node-1", host: str = "127.0.0.1", options: Iterable[Any] = ()
     ) -> None:
-        # Every client its own connection: without a local pool grpc shares one between equal channels.
-        own = (("grpc.use_local_subchannel_pool", 1),)
-        self._channel = grpc.aio.insecure_channel(f"{host}:{port}", options=(*_OPTIONS, *own, *options))
+        # Every client its own connection: without a local pool grpc shares one between equal channels. Of an option
+        # that is given twice grpc takes the first.
+        own = ("grpc.use_local_subchannel_pool", 1)
+        self._channel = grpc.aio.insecure_channel(f"{host}:{port}", options=(*options, own, *_OPTIONS))
         self._node_id = node_id
 
     async def __aenter__(self) -> Self:

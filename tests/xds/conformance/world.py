@@ -158,11 +158,10 @@ def names(response: Response) -> list[str]:
     return sorted(contents(response))
 
 
-def ports(message: Any) -> list[int]:
-    """List the ports of an assignment's endpoints."""
-    return [
-        each.endpoint.address.socket_address.port_value for group in message.endpoints for each in group.lb_endpoints
-    ]
+def ports(assignment: Any) -> list[int]:
+    """List the ports of an assignment's endpoints; none where there is no assignment."""
+    groups = assignment.endpoints if assignment is not None else ()
+    return [each.endpoint.address.socket_address.port_value for group in groups for each in group.lb_endpoints]
 
 
 async def until_quiet(stream: XdsStream) -> list[Response]:
