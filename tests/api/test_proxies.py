@@ -1,12 +1,14 @@
 """Connected proxies over REST: what each holds, and what it refused, in its own words (Q-04, K-04, B6)."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import DataSource, TransportSocket, TypedExtensionConfig
@@ -16,14 +18,21 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     TlsCertificate,
     UpstreamTlsContext,
 )
+from envoy_data_plane.envoy.service.status.v3 import (
+    ClientConfigGenericXdsConfig,
+    ClientStatusResponse,
+    ConfigStatus,
+)
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from controlplane.api.refusals import ChangeView, differences
+from tests.xds import test_real_envoy as real
 from tests.xds.client import XdsClient, XdsStream
 from xds.cache import SnapshotCache
+from xds.csds import SERVICE, ClientStatus
 from xds.protocol import Acked, Event, Nacked
 from xds.server import StreamInfo, XdsServer
-from xds.status import Status
+from xds.status import State, Status
 from xds.types import CLUSTER, EXTENSION, SECRET, Resource, ResourceSet, Snapshot
 
 EDGE = "/api/v1/proxies/edge-1"
@@ -54,8 +63,20 @@ class Fleet:
         self.news.set()
 
     async def of(self, kind: type[Event], count: int = 1) -> None:
-        async with asyncio.timeout(5):
-            while sum(isinstance(event, kind) for event in self.events) < count:
+        await self._until(lambda: sum(isinstance(event, kind) for event in self.events) >= count, 5)
+
+    async def stand(self, **expected: State) -> None:
+        """Wait until the clusters of the one proxy stand so."""
+
+        def found() -> dict[str, State]:
+            every = self.status.resources("edge-1", CLUSTER)
+            return {each.standing.name: each.standing.state for each in every}
+
+        await self._until(lambda: found() == expected, 15)
+
+    async def _until(self, true: Callable[[], bool], within_s: float) -> None:
+        async with asyncio.timeout(within_s):
+            while not true():
                 self.news.clear()
                 await self.news.wait()
 
@@ -75,7 +96,14 @@ class Fleet:
 async def fleet() -> AsyncIterator[Fleet]:
     times = iter(range(1_000, 100_000))
     it = Fleet(SnapshotCache(), Status(clock=lambda: float(next(times))))
-    server = XdsServer(it.cache, group_of=lambda _: "all", ready=lambda: True, identifier="cp", on_event=it.heard)
+    server = XdsServer(
+        it.cache,
+        group_of=lambda _: "all",
+        ready=lambda: True,
+        identifier="cp",
+        on_event=it.heard,
+        handlers=[ClientStatus(it.status).handler()],
+    )
     it.port = await server.start("127.0.0.1", 0)
     try:
         yield it
@@ -272,6 +300,52 @@ async def test_the_config_of_a_proxy_that_is_not_connected_is_not_found(start, f
     problem = await it.json("GET", f"{EDGE}/config", 404)
 
     assert "/api/v1/proxies" in problem["detail"]
+
+
+async def client_status(port: int) -> dict[str, ClientConfigGenericXdsConfig]:
+    """Ask over the xDS port where each cluster of the one client stands."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = await channel.unary_unary(f"/{SERVICE}/FetchClientStatus")(b"", timeout=5)
+    (config,) = ClientStatusResponse.parse(answer).config
+    return {each.name: each for each in config.generic_xds_configs if each.type_url == CLUSTER}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+async def test_the_cluster_that_a_real_envoy_refuses_is_shown_in_its_words_until_it_is_mended(
+    start, fleet, tmp_path, delta
+):
+    it = await start(proxies=fleet.status)
+    good = [real.cluster("a"), real.cluster("web")]
+    fleet.cache.set("all", real.snapshot("e.1", good, "a", "web"))
+
+    async def types() -> dict[str, Any]:
+        shown = await it.json("GET", EDGE, 200)
+        return {each["type"]: each for each in shown["types"]}
+
+    async with real.envoy(tmp_path, fleet.port, delta=delta):
+        await fleet.stand(a=State.SYNCED, web=State.SYNCED)
+        bad = [real.cluster("a"), real.cluster("b"), real.cluster("web", connect_ms=0)]
+        fleet.cache.set("all", real.snapshot("e.2", bad, "a", "web", "b"))
+        # One of three is refused, and what is good of them is not kept from the proxy.
+        await fleet.stand(a=State.SYNCED, b=State.SYNCED, web=State.ERROR)
+        (refused,) = (await types())["Cluster"]["refusals"]
+
+        assert (refused["name"], refused["revision"]) == ("web", "e.2")
+        assert "ConnectTimeout" in refused["message"]
+        assert [(each["pointer"], each["was"]) for each in refused["changes"]] == [("/connectTimeout", "0.500s")]
+        seen = await client_status(fleet.port)
+        assert seen["web"].config_status is ConfigStatus.ERROR
+        assert seen["web"].error_state is not None
+        assert seen["web"].error_state.details == refused["message"]
+        assert {seen["a"].config_status, seen["b"].config_status} == {ConfigStatus.SYNCED}
+
+        mended = [real.cluster("a"), real.cluster("b"), real.cluster("web", connect_ms=700)]
+        fleet.cache.set("all", real.snapshot("e.3", mended, "a", "web", "b"))
+        await fleet.stand(a=State.SYNCED, b=State.SYNCED, web=State.SYNCED)
+
+        assert (await types())["Cluster"]["refusals"] == []
+        assert (await client_status(fleet.port))["web"].config_status is ConfigStatus.SYNCED
 
 
 @pytest.mark.parametrize(
