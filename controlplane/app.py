@@ -83,9 +83,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
     epoch = secrets.token_hex(4)
     live = LiveCatalog(epoch=epoch, checks_enabled=settings.health_check_enabled)
     readiness = Readiness()
-    metrics = Metrics(live, version=version)
     cache = SnapshotCache()
     status = Status(clock=time.time)
+    metrics = Metrics(live, version=version, tally=status.tally)
 
     async with AsyncExitStack() as stack:
         journal = await _journal(settings, stack)

@@ -5,9 +5,11 @@ Fed by the server's events, read by whoever wants to know. Not a log and not a h
 stream, gone with the stream, so its size is that of the fleet. It decides nothing.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
 
 from xds.history import Changes, Refusal, Refused, safe_words
@@ -250,10 +252,11 @@ class Status:
         streams = self._by_node.get(node_id)
         return self._proxy(streams) if streams else None
 
-    def resources(self, node_id: str, type_url: str) -> Iterator[ResourceStatus]:
+    def resources(self, node_id: str, type_url: str, *, after: str = "") -> Iterator[ResourceStatus]:
         """List what a proxy asks for, holds and refuses of a type, by name, each looked up when it is asked for.
 
-        Where several streams of a node have the type, the newest counts, as in `ProxyStatus.types`.
+        Begins behind the name `after`. A client that left a response unapplied without a word (S-06) did not refuse
+        it: that is STALE. Where several streams of a node have the type, the newest counts, as in `ProxyStatus.types`.
         """
         streams = self._by_node.get(node_id, {})
         having = [streams[key] for key in sorted(streams) if type_url in streams[key].types]
@@ -261,11 +264,14 @@ class Status:
             return
         info, seen = having[-1].info, having[-1].types[type_url]
         updated_at = seen.changes.at()
-        for name in info.names(type_url):
+        names = info.names(type_url)
+        for name in islice(names, bisect_right(names, after) if after else 0, None):
             standing = info.standing(type_url, name)
             if standing is None:
                 return  # the stream ended
             refused = seen.refused.get(name) if standing.state is State.ERROR else None
+            if standing.state is State.ERROR and refused is None:
+                standing = replace(standing, state=State.STALE)
             yield ResourceStatus(
                 type_url=type_url,
                 standing=standing,

@@ -4,7 +4,7 @@ The edge builds none of this and reaches for nothing else (law 11). Protocols st
 edge may not import, so that each can be replaced in a test or left out by a setting.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from controlplane.model import HealthCheck
 from controlplane.policy import Strategy
 from controlplane.readiness import Readiness
 from controlplane.registry import WritableRegistry
-from xds.status import ProxyStatus
+from xds.status import ProxyStatus, ResourceStatus
 
 
 class Pick(Protocol):
@@ -66,6 +66,13 @@ class Proxies(Protocol):
 
     def proxy(self, node_id: str) -> ProxyStatus | None:
         """Return one, None where it is not connected."""
+        ...
+
+    def resources(self, node_id: str, type_url: str, *, after: str = "") -> Iterator[ResourceStatus]:
+        """List by name where each resource of a type stands on a proxy, behind the name `after`.
+
+        Nothing where the proxy is not connected.
+        """
         ...
 
 

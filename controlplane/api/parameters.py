@@ -16,6 +16,8 @@ from aiohttp import web
 from controlplane.api.faults import nearest, suggestion
 from controlplane.api.problems import Fault, invalid
 from controlplane.policy import Strategy
+from xds.status import State
+from xds.typenames import WORDS, type_url_of
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
@@ -80,6 +82,21 @@ def _strategy(text: str) -> Strategy:
         meant = "" if near is None else f"did you mean {near!r}? "
         msg = f"unknown strategy {text!r}; {meant}known are: {', '.join(Strategy)}"
         raise ValueError(msg) from None
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text.upper())
+    except ValueError:
+        msg = f"unknown state {text!r}; known are: {', '.join(state.value for state in State)}"
+        raise ValueError(msg) from None
+
+
+def _type(text: str) -> str:
+    if (found := type_url_of(text)) is None:
+        msg = f"unknown type {text!r}; known are: {', '.join(WORDS.values())}"
+        raise ValueError(msg)
+    return found
 
 
 def cursor_after(name: str) -> str:
@@ -168,6 +185,36 @@ KEY = Parameter(
     description="What a consistent hash is computed from; where not given, the caller's address.",
     schema={"type": "string"},
     read=_text,
+)
+STATE = Parameter(
+    name="state",
+    place="query",
+    description="Only what is in this state: `ERROR` (refused), `STALE` (not acknowledged), `NOT_SENT` or `SYNCED`.",
+    schema={"type": "string", "enum": [state.value for state in State]},
+    read=_state,
+    choices=tuple(state.value for state in State),
+)
+TYPE = Parameter(
+    name="type",
+    place="query",
+    description="Only resources of this type: a word such as `clusters`, a service's abbreviation such as `CDS`, the "
+    "message's name or the type URL.",
+    schema={"type": "string", "examples": list(WORDS.values())},
+    read=_type,
+    choices=tuple(WORDS.values()),
+)
+RESOURCE_NAME = Parameter(
+    name="name",
+    place="query",
+    description="Only resources of this name.",
+    schema={"type": "string", "examples": ["user-service"]},
+)
+CONTENTS = Parameter(
+    name="contents",
+    place="query",
+    description="`false`: leave the contents out.",
+    schema={"type": "boolean", "default": True},
+    read=_flag,
 )
 SERVICES = Parameter(
     name="service",

@@ -234,6 +234,11 @@ def unknown_service(name: str) -> Problem:
     return Problem(UNKNOWN_SERVICE, f"no service is named {name!r}; GET /api/v1/services lists them")
 
 
+def unknown_proxy(node_id: str) -> Problem:
+    """Return the problem of a proxy that is not connected."""
+    return Problem(UNKNOWN_PROXY, f"no proxy with the node id {node_id!r} is connected; GET /api/v1/proxies lists them")
+
+
 def unknown_instance(service: str, instance_id: str) -> Problem:
     """Return the problem of an instance that does not exist."""
     return Problem(UNKNOWN_INSTANCE, f"service {service!r} has no instance {instance_id!r}")

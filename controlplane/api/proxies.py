@@ -1,20 +1,33 @@
 """The connected proxies: what each asks for, was sent, acknowledged and refused, in its own words."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
 from aiohttp import web
 
+from controlplane.api.context import Proxies
 from controlplane.api.edge import Edge, Rendered, hashed
 from controlplane.api.operations import BASE, Operation, shown
-from controlplane.api.parameters import CURSOR, DEFAULT_LIMIT, IF_NONE_MATCH, LIMIT, NODE_ID, cursor_after, read_query
-from controlplane.api.problems import INVALID, UNKNOWN_PROXY, Problem
+from controlplane.api.parameters import (
+    CURSOR,
+    DEFAULT_LIMIT,
+    IF_NONE_MATCH,
+    LIMIT,
+    NODE_ID,
+    STATE,
+    cursor_after,
+    read_query,
+)
+from controlplane.api.problems import INVALID, UNKNOWN_PROXY, unknown_proxy
 from controlplane.api.reading import next_link
+from controlplane.api.refusals import MAX_REFUSALS, RefusedView, refused_view
 from controlplane.api.views import timestamp
 from controlplane.model import Locality
-from xds.status import ProxyStatus, State, TypeStatus
+from xds.status import ProxyStatus, Refusal, ResourceStatus, State, TypeStatus
 from xds.typenames import message_name
 
 PROXIES = "proxies"
@@ -22,7 +35,7 @@ PROXIES = "proxies"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalView:
-    """Show the last NACK: what the proxy said, and about which version and resources."""
+    """Show the last NACK, be it mended or not: what the proxy said, and about which version and resources."""
 
     at: str | None
     message: str
@@ -37,7 +50,8 @@ class ProxyTypeView:
     """Show how one type of resource stands. `held` counts what the proxy acknowledged.
 
     `state`: NOT_SENT, STALE (sent and not acknowledged), SYNCED, or ERROR (the newest was refused). `subscribed` is
-    the number of names asked for, null where it asked for everything.
+    the number of names asked for, null where it asked for everything. `refused` names what is quarantined after the
+    last acknowledgement; `refusals` are the first twenty resources that the proxy refuses now, each with what is wrong.
     """
 
     type: str
@@ -53,6 +67,7 @@ class ProxyTypeView:
     refused: tuple[str, ...]
     nacks: int
     last_nack: RefusalView | None
+    refusals: tuple[RefusedView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,14 +123,14 @@ class ProxyView:
 
 async def list_proxies(edge: Edge, request: web.Request) -> web.Response:
     """Answer with one page of the connected proxies."""
-    query = read_query(request, (LIMIT, CURSOR))
+    query = read_query(request, (STATE, LIMIT, CURSOR))
     limit: int = query.get("limit", DEFAULT_LIMIT)
     after: str = query.get("cursor", "")
     connected = edge.context.proxies
 
     def render() -> Rendered:
         every = () if connected is None else connected.proxies()
-        rest = [proxy for proxy in every if proxy.node.id > after]
+        rest = [proxy for proxy in every if proxy.node.id > after and query.get("state", proxy.state) is proxy.state]
         following = cursor_after(rest[limit - 1].node.id) if len(rest) > limit else None
         revision = edge.context.live.revision
         page = ProxyList(
@@ -135,15 +150,30 @@ async def get_proxy(edge: Edge, request: web.Request) -> web.Response:
     read_query(request, ())
     node_id = request.match_info["node_id"]
     connected = edge.context.proxies
+    proxy = None if connected is None else connected.proxy(node_id)
+    if connected is None or proxy is None:
+        raise unknown_proxy(node_id)
+    refused = {
+        type_url: _refused(connected, node_id, type_url) if status.nacks else []
+        for type_url, status in proxy.types.items()
+    }
+    catalog, revision = edge.context.live.current, edge.context.live.revision
 
-    def render() -> Rendered:
-        proxy = None if connected is None else connected.proxy(node_id)
-        if proxy is None:
-            raise Problem(UNKNOWN_PROXY, f"no proxy with the node id {node_id!r} is connected")
-        revision = edge.context.live.revision
-        return hashed(orjson.dumps(_view(proxy, revision), default=str), revision)
+    def rendered() -> bytes:
+        views = {
+            type_url: tuple(refused_view(resource, refusal, catalog) for resource, refusal in resources)
+            for type_url, resources in refused.items()
+        }
+        return orjson.dumps(_view(proxy, views, revision), default=str)
 
-    return edge.answer_now(request, render)
+    # Reading messages back takes about a millisecond each: streams must not wait for it.
+    body = await asyncio.to_thread(rendered)
+    return edge.answer_now(request, lambda: hashed(body, revision))
+
+
+def _refused(connected: Proxies, node_id: str, type_url: str) -> list[tuple[ResourceStatus, Refusal]]:
+    every = connected.resources(node_id, type_url)
+    return list(islice(((each, each.refusal) for each in every if each.refusal is not None), MAX_REFUSALS))
 
 
 def _user_agent(proxy: ProxyStatus) -> str:
@@ -163,7 +193,7 @@ def _item(proxy: ProxyStatus) -> ProxyItem:
     )
 
 
-def _view(proxy: ProxyStatus, revision: str) -> ProxyView:
+def _view(proxy: ProxyStatus, refusals: Mapping[str, tuple[RefusedView, ...]], revision: str) -> ProxyView:
     node = proxy.node
     return ProxyView(
         node_id=node.id,
@@ -183,12 +213,12 @@ def _view(proxy: ProxyStatus, revision: str) -> ProxyView:
             )
             for stream in proxy.streams
         ),
-        types=tuple(_type(proxy, status) for _, status in sorted(proxy.types.items())),
+        types=tuple(_type(proxy, status, refusals[url]) for url, status in sorted(proxy.types.items())),
         revision=revision,
     )
 
 
-def _type(proxy: ProxyStatus, status: TypeStatus) -> ProxyTypeView:
+def _type(proxy: ProxyStatus, status: TypeStatus, refusals: tuple[RefusedView, ...]) -> ProxyTypeView:
     nack = status.last_nack
     return ProxyTypeView(
         type=message_name(status.type_url),
@@ -213,6 +243,7 @@ def _type(proxy: ProxyStatus, status: TypeStatus) -> ProxyTypeView:
             names=nack.names,
             revision=nack.revision,
         ),
+        refusals=refusals,
     )
 
 
@@ -225,7 +256,7 @@ OPERATIONS = (
         summary="List the connected proxies",
         description="By node id. This resource changes with every acknowledgement; it cannot be waited for.",
         handler=list_proxies,
-        parameters=(LIMIT, CURSOR, IF_NONE_MATCH),
+        parameters=(STATE, LIMIT, CURSOR, IF_NONE_MATCH),
         answers=shown(ProxyList, "One page of proxies.", headers=("Link",)),
         problems=(INVALID,),
     ),

@@ -111,6 +111,23 @@ XDS_STREAMS = Family(
     help="Open xDS streams.",
     query="sum(xds_streams)",
 )
+XDS_CLIENTS = Family(
+    name="xds_clients",
+    kind="gauge",
+    help="Open xDS streams by how each type stands on them.",
+    labels={
+        "type": _TYPES,
+        "state": "`not_sent`, `stale` (not acknowledged), `synced`, `error` (the newest was refused)",
+    },
+    query='sum by (type) (xds_clients{state="error"}) > 0',
+)
+XDS_REFUSED = Family(
+    name="xds_refused_resources",
+    kind="gauge",
+    help="Resources that at least one xDS client refuses now; `/api/v1/proxies?state=ERROR` leads to them.",
+    labels={"type": _TYPES},
+    query="sum by (type) (xds_refused_resources) > 0",
+)
 XDS_REQUESTS = Family(
     name="xds_requests_total",
     kind="counter",
@@ -158,6 +175,8 @@ FAMILIES: tuple[Family, ...] = (
     PUBLICATIONS,
     BUILD_INFO,
     XDS_STREAMS,
+    XDS_CLIENTS,
+    XDS_REFUSED,
     XDS_REQUESTS,
     XDS_RESPONSES,
     XDS_ACK,

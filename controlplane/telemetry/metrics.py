@@ -6,6 +6,7 @@ all it reads of the catalog is immutable.
 """
 
 import platform
+from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, exposition
@@ -18,6 +19,7 @@ from controlplane.live import LiveCatalog
 from controlplane.model import CheckType, HealthStatus
 from controlplane.telemetry import families
 from controlplane.telemetry.families import FAMILIES, Family
+from xds.status import State, Tally
 
 OPERATIONS = ("register", "deregister", "drain", "heartbeat", "put_policy", "delete_policy")
 OUTCOMES = ("success", "refused", "failure")
@@ -49,7 +51,7 @@ class Metrics:
     """Count what happens and show it in Prometheus' formats.
 
     `registries` names those in use, whose counters are shown from the start: an alert on a series that does not
-    exist yet never fires.
+    exist yet never fires. `tally` counts the xDS clients when somebody scrapes.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Metrics:
         version: str,
         registry: CollectorRegistry | None = None,
         registries: Sequence[str] = ("memory",),
+        tally: Callable[[], Tally] = lambda: Tally(clients={}, refused={}),
     ) -> None:
         self.families = FAMILIES
         self._registry = registry or CollectorRegistry()
@@ -93,6 +96,7 @@ class Metrics:
         self._hit_count = 0
         self._read_count = 0
         self._registry.register(_FromCatalog(live, version, self.cache_hit_ratio))
+        self._registry.register(_FromStreams(tally))
         ProcessCollector(registry=self._registry)
 
     def registry_operation(self, registry: str, operation: str, outcome: str) -> None:
@@ -216,6 +220,34 @@ class _FromCatalog(Collector):
                     by_status[entry.status] += 1
             counted = self._counted = (catalog, services, by_status)
         return counted[1], counted[2]
+
+
+class _FromStreams(Collector):
+    """Count the xDS clients by what they made of what they were told; a millisecond or two per thousand streams."""
+
+    def __init__(self, tally: Callable[[], Tally]) -> None:
+        self._tally = tally
+
+    def describe(self) -> Iterator[Metric]:
+        for family in (families.XDS_CLIENTS, families.XDS_REFUSED):
+            yield _gauge(family)
+
+    def collect(self) -> Iterator[Metric]:
+        tally = self._tally()
+        clients = Counts({(short, state): 0 for short in SERVED for state in State})
+        for (type_url, state), count in tally.clients.items():
+            clients[_short(type_url), state] += count
+        refused = Counts(dict.fromkeys(SERVED, 0))
+        for type_url, count in tally.refused.items():
+            refused[_short(type_url)] += count
+        shown = _gauge(families.XDS_CLIENTS)
+        for (short, state), count in clients.items():
+            shown.add_metric((short, state.value.lower()), count)
+        yield shown
+        shown = _gauge(families.XDS_REFUSED)
+        for short, count in refused.items():
+            shown.add_metric((short,), count)
+        yield shown
 
 
 def _gauge(family: Family, value: float | None = None) -> GaugeMetricFamily:

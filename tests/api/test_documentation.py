@@ -17,8 +17,9 @@ from controlplane.api.table import OPERATIONS
 from controlplane.health import CheckReport
 from controlplane.model import HealthStatus, Judged
 from xds.messages import Acked, Nacked, Sent, Subscribed
+from xds.standing import Standing, State
 from xds.status import Status, StreamInfo
-from xds.types import CLUSTER, ENDPOINT, Node
+from xds.types import CLUSTER, ENDPOINT, Node, Resource
 
 pytestmark = pytest.mark.unit
 
@@ -168,6 +169,7 @@ class Checked:
 def proxies() -> Status:
     """Return the picture of one proxy that took its clusters and refused its endpoints."""
     status = Status(clock=lambda: 1000.0)
+    good, refused = Resource.of("web", b"\x0a\x03web"), Resource.of("web", b"\x0a\x04web2")
     node = Node(id="edge-1", cluster="edge", metadata={"a": {"b": [1, None]}}, user_agent_name="envoy")
     info = StreamInfo(
         id=1,
@@ -178,6 +180,10 @@ def proxies() -> Status:
         type_url="",
         held=lambda _: {},
         settled=lambda _: True,
+        names=lambda _: ["web"],
+        standing=lambda url, name: Standing(
+            name=name, state=State.SYNCED if url == CLUSTER else State.ERROR, version="v", sent=refused, held=good
+        ),
     )
     told: dict[str, Any] = {"version": "v1", "nonce": "1", "revision": "e.1"}
     for url in (CLUSTER, ENDPOINT):
@@ -202,7 +208,8 @@ async def test_a_proxy_is_shown_with_its_refusal_in_its_own_words(start):
     cluster, endpoint = shown["types"]
     assert (cluster["subscribed"], cluster["acked_revision"], cluster["last_nack"]) == (None, "e.1", None)
     assert endpoint["subscribed"] == 2
-    assert endpoint["last_nack"]["message"] == "no such cluster"
+    assert endpoint["last_nack"]["message"] == endpoint["refusals"][0]["message"] == "no such cluster"
+    assert endpoint["refusals"][0]["changes"] == [{"pointer": "/clusterName", "was": "web", "now": "web2"}]
 
 
 async def test_every_real_answer_is_as_described(start):
@@ -234,11 +241,13 @@ async def test_every_real_answer_is_as_described(start):
     await it.register("zeta")
     await ask("GET", f"{base}/services?limit=1", 200)
     reads = ["/services", "/services/web", "/services/web/instances/a", "/health/web", "/services/web/policy"]
-    for path in [*reads, "/proxies", "/proxies/edge-1"]:
+    for path in [*reads, "/proxies", "/proxies/edge-1", "/proxies/edge-1/config"]:
         tag = await ask("GET", base + path, 200)
         await ask("GET", base + path, 304, If_None_Match=tag)
         await ask("GET", f"{base}{path}?x=1", 400)
-    for path in ("/services/no", "/services/web/instances/no", "/health/no", "/services/no/policy", "/proxies/no"):
+    for path in ("/services/no", "/services/web/instances/no", "/health/no", "/services/no/policy"):
+        await ask("GET", base + path, 404)
+    for path in ("/proxies/no", "/proxies/no/config"):
         await ask("GET", base + path, 404)
     await ask("PUT", f"{base}/services/web/policy", 201, {"strategy": "consistent_hash", "consistent_hash": {}})
     await ask("PUT", f"{base}/services/web/policy", 200, {"strategy": "least_connections", "least_connections": {}})

@@ -14,6 +14,7 @@ from controlplane.policy import Policy
 from controlplane.telemetry.families import FAMILIES
 from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.reference import reference
+from xds.status import State, Tally
 from xds.types import CLUSTER, ENDPOINT
 
 pytestmark = pytest.mark.unit
@@ -170,6 +171,20 @@ class TestCounting:
         assert shown['xds_requests_total{meaning="nack",type="CDS"}'] == 1
         assert shown['xds_responses_total{type="EDS"}'] == 1
         assert shown['xds_ack_seconds_bucket{le="0.005",type="EDS"}'] == 1
+
+    def test_xds_clients_by_what_they_made_of_what_they_were_told(self, live: LiveCatalog) -> None:
+        tally = Tally(
+            clients={(CLUSTER, State.SYNCED): 3, (CLUSTER, State.ERROR): 1, ("acme.X", State.STALE): 1},
+            refused={CLUSTER: 2},
+        )
+        shown = samples(Metrics(live, version="1", tally=lambda: tally))
+
+        assert shown['xds_clients{state="synced",type="CDS"}'] == 3
+        assert shown['xds_clients{state="error",type="CDS"}'] == 1
+        assert shown['xds_clients{state="stale",type="other"}'] == 1
+        assert shown['xds_clients{state="error",type="EDS"}'] == 0
+        assert shown['xds_refused_resources{type="CDS"}'] == 2
+        assert shown['xds_refused_resources{type="RDS"}'] == 0
 
     def test_publications(self, metrics: Metrics) -> None:
         metrics.publication("endpoints")

@@ -13,6 +13,7 @@ import pytest
 from envoy_data_plane.envoy.config.core.v3 import Locality
 from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
+from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest, DiscoveryResponse
 from envoy_data_plane.envoy.service.status.v3 import (
     ClientConfig,
     ClientConfigGenericXdsConfig,
@@ -36,7 +37,7 @@ from envoy_data_plane.google import protobuf
 from tests.xds.client import XdsClient
 from xds.cache import SnapshotCache
 from xds.csds import MAX_REQUEST_BYTES, SERVICE, ClientStatus
-from xds.protocol import Acked, Closed, Event, Nacked
+from xds.protocol import Acked, Closed, Event, Ignored, Nacked
 from xds.server import StreamInfo, XdsServer
 from xds.status import Status
 from xds.types import CLUSTER, SECRET, Resource, ResourceSet, Snapshot
@@ -252,6 +253,24 @@ async def test_a_refusal_outlives_the_corrective_response_that_restores_the_last
         assert resource.standing.held == Resource.of("a", b"1")
         assert resource.refusal is not None
         assert resource.refusal.revision == "r2"
+
+
+async def test_s_06_what_a_client_leaves_unapplied_without_a_word_is_stale_and_not_refused(it: Running) -> None:
+    async with XdsClient(it.port) as client:
+        stream = client.ads(node=EDGE)
+        await stream.subscribe(CLUSTER)
+        first = await stream.expect(CLUSTER)
+        await stream.ack(first)
+        it.cache.set("all", snapshot("r2", a="2", b="1"))
+        second = await stream.expect(CLUSTER)
+        assert isinstance(first, DiscoveryResponse)
+        await stream.send(
+            DiscoveryRequest(type_url=CLUSTER, version_info=first.version_info, response_nonce=second.nonce)
+        )
+        await it.heard.of(Ignored)
+        a = (await it.operator.of())["a"]
+
+        assert (a.config_status, a.error_state) == (ConfigStatus.STALE, None)
 
 
 @BOTH

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from xds.history import Changes, safe_words
 from xds.protocol import Acked, Closed, Ignored, Nacked, Outdated, Regrouped, Sent, Subscribed
+from xds.standing import Standing
 from xds.status import State, Status, StreamInfo
-from xds.types import CLUSTER, ENDPOINT, Node, Resource
+from xds.types import CLUSTER, ENDPOINT, SECRET, Node, Resource
 
 pytestmark = pytest.mark.unit
 
@@ -181,3 +183,50 @@ def test_a_proxy_that_moves_to_another_group_is_shown_there() -> None:
     assert proxy is not None
     assert (proxy.group, proxy.node.zone) == ("mesh", "b")
     assert CLUSTER in proxy.types
+
+
+def refusing(number: int) -> StreamInfo:
+    """Be a stream that holds `a` and refuses what it was told of it since."""
+
+    def standing(_url: str, name: str) -> Standing:
+        return Standing(name=name, state=State.ERROR, version="v2", sent=None, held=A)
+
+    return replace(info(number, f"edge-{number}"), names=lambda _url: ["a"], standing=standing)
+
+
+def test_a_resource_that_several_clients_refuse_is_counted_once_and_each_client_once() -> None:
+    status = Status(clock=Clock())
+    for number in (1, 2):
+        for event in (subscribed(), sent(), acked(), sent("v2"), nacked()):
+            status.on_event(refusing(number), event)
+    for event in (subscribed(), sent(), acked()):
+        status.on_event(info(3, "edge-3"), event)
+    tally = status.tally()
+
+    assert tally.clients == {(CLUSTER, State.ERROR): 2, (CLUSTER, State.SYNCED): 1}
+    assert tally.refused == {CLUSTER: 1}
+
+    for number in (1, 2):
+        status.on_event(refusing(number), acked("v3"))
+
+    assert status.tally().clients == {(CLUSTER, State.SYNCED): 3}
+    assert status.tally().refused == {}
+
+
+def test_what_changed_lately_is_dated_exactly_and_what_changed_before_by_a_bound() -> None:
+    changes = Changes()
+    changes.add(1.0, tuple(f"old-{number}" for number in range(1_000)))
+    changes.add(2.0, ("a", "b"))
+    changes.add(3.0, ("a",))
+    at = changes.at()
+
+    assert (at("a"), at("b"), at("old-1")) == (3.0, 2.0, 1.0)
+
+
+def test_a_refusal_of_a_secret_is_not_repeated_where_it_may_quote_the_secret() -> None:
+    said = 'Proto constraint validation failed: private_key { inline_string: "hush" }'
+
+    assert "hush" not in safe_words(SECRET, said)
+    assert safe_words(SECRET, said).startswith("Proto constraint validation failed")
+    assert safe_words(CLUSTER, said) == said
+    assert len(safe_words(CLUSTER, "x" * 100_000)) < 10_000

@@ -1,0 +1,65 @@
+"""What is said aloud of what clients do."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from controlplane.live import LiveCatalog
+from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.observers import StreamObserver
+from xds.messages import Nacked, Subscribed
+from xds.status import Status, StreamInfo
+from xds.types import CLUSTER, SECRET, Node
+
+pytestmark = pytest.mark.unit
+
+INFO = StreamInfo(
+    id=1,
+    node=Node(id="edge-1"),
+    group="edge",
+    peer="ipv4:127.0.0.1:1",
+    delta=True,
+    type_url="",
+    held=lambda _: {},
+    settled=lambda _: True,
+)
+
+
+def refused(type_url: str, message: str, *names: str) -> list[dict[str, object]]:
+    """Return the lines that one refusal makes."""
+    live = LiveCatalog(epoch="e", call_later=lambda *_: None)
+    asked = Subscribed(type_url=type_url, added=(), dropped=(), wildcard=True, names=0)
+    nack = Nacked(type_url=type_url, version="v2", nonce="2", revision="e.2", names=names, code=13, message=message)
+    with capture_logs() as lines:
+        observer = StreamObserver(Status(clock=lambda: 1.0), Metrics(live, version="1"))
+        for event in (asked, nack):
+            observer.on_event(INFO, event)
+    return [dict(line) for line in lines if line["log_level"] == "warning"]
+
+
+def test_a_refusal_is_one_line_that_leads_to_the_write() -> None:
+    (line,) = refused(CLUSTER, "web: no", "web")
+
+    assert line == {
+        "event": "xds.nack",
+        "log_level": "warning",
+        "node_id": "edge-1",
+        "type": CLUSTER,
+        "names": ("web",),
+        "refused": 1,
+        "version": "v2",
+        "revision": "e.2",
+        "error": "web: no",
+    }
+
+
+def test_a_refusal_of_everything_is_still_one_short_line() -> None:
+    (line,) = refused(CLUSTER, "x" * 100_000, *(f"service-{number}" for number in range(5_000)))
+
+    assert line["refused"] == 5_000
+    assert len(str(line)) < 2_000
+
+
+def test_a_refusal_of_a_secret_does_not_log_the_secret() -> None:
+    (line,) = refused(SECRET, 'value: private_key { inline_string: "hush" }', "key")
+
+    assert "hush" not in str(line)
