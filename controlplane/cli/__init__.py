@@ -103,19 +103,30 @@ def demo(
 
 @app.command()
 def bootstrap(
-    node: Annotated[str, typer.Option("--node", help="The Envoy's node id.")],
-    cluster: Annotated[str, typer.Option("--cluster", help="The Envoy's node cluster.")],
+    node: Annotated[str, typer.Option("--node", help="The client's node id.")],
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="The Envoy's node cluster; needed but for gRPC.")
+    ] = None,
     xds: Annotated[str, typer.Option("--xds", help="HOST:PORT of the control plane.")] = "127.0.0.1:18000",
     protocol: Annotated[Protocol, typer.Option(help="Delta sends only what changed.")] = Protocol.DELTA,
     admin: Annotated[str, typer.Option("--admin", help="HOST:PORT of Envoy's admin page.")] = "127.0.0.1:9901",
     gateway_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Listen here instead of the control plane's GATEWAY_PORT.")
     ] = None,
+    grpc: Annotated[
+        bool, typer.Option("--grpc", help="For a gRPC client without a proxy: JSON for GRPC_XDS_BOOTSTRAP.")
+    ] = False,
 ) -> None:
-    """Print an Envoy bootstrap (YAML) that takes everything from this control plane."""
+    """Print an Envoy bootstrap (YAML) that takes everything from this control plane; with --grpc, a gRPC client's."""
     from controlplane.bootstrap import bootstrap as make  # noqa: PLC0415
+    from controlplane.bootstrap import grpc_bootstrap  # noqa: PLC0415
 
     xds_host, xds_port = host_and_port(xds, "--xds")
+    if grpc:
+        typer.echo(grpc_bootstrap(node_id=node, xds_host=xds_host, xds_port=xds_port), nl=False)
+        return
+    if cluster is None:
+        fail("--cluster is missing: an Envoy needs one, such as `--cluster edge`", USAGE)
     admin_host, admin_port = host_and_port(admin, "--admin")
     text = make(
         node_id=node,
