@@ -293,7 +293,7 @@ class Publisher:
         refused: dict[ServiceName, list[str]] = {}
         gone: list[ServiceName] = []
         deadline = self._clock() + _SLICE_S
-        for name in view.missing:
+        for name in list(view.missing):
             if (planned := self._planned.get(name)) is None:
                 gone.append(name)
             else:
