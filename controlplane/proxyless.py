@@ -6,7 +6,8 @@ its round robin ignores the weights of endpoints. So it is decided here which in
 Envoy would apply, and weights are expressed by localities (gRFC A27, A42; contract, section 3).
 """
 
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -22,14 +23,14 @@ _SOURCES_OF_HASHES = ("header", "source_address")
 
 def proxyless(planned: Cluster) -> Cluster:
     """Decide what gRPC clients are told of a service: who serves, in localities of one weight each."""
-    every = tuple(endpoint for group in planned.localities for endpoint in group.endpoints)
-    serving, why = _serving(every, planned.policy.panic_threshold)
+    statuses = Counter(endpoint.status for group in planned.localities for endpoint in group.endpoints)
+    serving, why = _serving(statuses, planned.policy.panic_threshold)
     if planned.policy.strategy is Strategy.CONSISTENT_HASH:
         localities = _as_one(planned.localities, serving)
     else:
         localities = _by_weight(planned.localities, serving)
     decisions = planned.decisions
-    if sum(len(group.endpoints) for group in localities) < len(every):
+    if not statuses.keys() <= serving:
         decisions = tuple(each if each.status in serving else _left_out(each, why) for each in decisions)
     return replace(planned, localities=localities, decisions=decisions)
 
@@ -46,13 +47,13 @@ def hash_on(planned: Cluster) -> HashOn | None:
     return wanted if wanted.source in _SOURCES_OF_HASHES and not wanted.name.endswith("-bin") else None
 
 
-def _serving(endpoints: tuple[Endpoint, ...], panic_threshold: float) -> tuple[frozenset[HealthStatus], str]:
+def _serving(statuses: Mapping[HealthStatus, int], panic_threshold: float) -> tuple[frozenset[HealthStatus], str]:
     """Return the statuses that take part, and why the others do not; as Envoy decides it at every request."""
-    healthy = sum(endpoint.status is HealthStatus.HEALTHY for endpoint in endpoints)
-    degraded = sum(endpoint.status is HealthStatus.DEGRADED for endpoint in endpoints)
-    if 100 * (healthy + degraded) < panic_threshold * len(endpoints):
+    every = sum(statuses.values())
+    healthy, degraded = statuses.get(HealthStatus.HEALTHY, 0), statuses.get(HealthStatus.DEGRADED, 0)
+    if 100 * (healthy + degraded) < panic_threshold * every:
         return frozenset(HealthStatus), ""
-    if healthy * _OVERPROVISIONING >= len(endpoints):
+    if healthy * _OVERPROVISIONING >= every:
         return frozenset((HealthStatus.HEALTHY,)), "gRPC clients use healthy instances only, and there are enough"
     return frozenset((HealthStatus.HEALTHY, HealthStatus.DEGRADED)), "gRPC clients use no unhealthy instances"
 
@@ -66,8 +67,7 @@ def _left_out(decision: Decision, why: str) -> Decision:
 
 def _as_one(groups: Iterable[LocalityEndpoints], serving: frozenset[HealthStatus]) -> tuple[LocalityEndpoints, ...]:
     """Put all into one locality: gRPC's ring multiplies the weights of an endpoint and its locality (gRFC A42)."""
-    endpoints = [_healthy(each) for group in groups for each in group.endpoints if each.status in serving]
-    return _localities({Locality(): endpoints})
+    return _localities({Locality(): [each for group in groups for each in _offered(group, serving)]})
 
 
 def _by_weight(groups: Iterable[LocalityEndpoints], serving: frozenset[HealthStatus]) -> tuple[LocalityEndpoints, ...]:
@@ -76,29 +76,29 @@ def _by_weight(groups: Iterable[LocalityEndpoints], serving: frozenset[HealthSta
     The weight is always in the name, so that an instance of another weight renames nobody's locality: clients keep
     a balancer for each name.
     """
-    by_weight: dict[Locality, list[Endpoint]] = {}
+    by_place: dict[Locality, list[Endpoint]] = {}
     for group in groups:
-        places: dict[int, Locality] = {}
-        for endpoint in group.endpoints:
-            if endpoint.status not in serving:
-                continue
-            place = places.get(endpoint.weight)
-            if place is None:
-                sub_zone = _with_weight(group.locality.sub_zone, endpoint.weight)
-                place = places[endpoint.weight] = replace(group.locality, sub_zone=sub_zone)
-            by_weight.setdefault(place, []).append(_healthy(endpoint))
-    return _localities(by_weight)
+        by_weight: dict[int, list[Endpoint]] = defaultdict(list)
+        for endpoint in _offered(group, serving):
+            by_weight[endpoint.weight].append(endpoint)
+        for weight, endpoints in by_weight.items():
+            by_place[replace(group.locality, sub_zone=_with_weight(group.locality.sub_zone, weight))] = endpoints
+    return _localities(by_place)
+
+
+def _offered(group: LocalityEndpoints, serving: frozenset[HealthStatus]) -> list[Endpoint]:
+    """List what serves, as healthy: gRPC would drop it otherwise (C-05)."""
+    return [
+        each if each.status is HealthStatus.HEALTHY else replace(each, status=HealthStatus.HEALTHY)
+        for each in group.endpoints
+        if each.status in serving
+    ]
 
 
 def _with_weight(sub_zone: str, weight: int) -> str:
     # Names are at most 253 characters long: of one that leaves no room, its hash.
     short = sub_zone if len(sub_zone) <= 240 else blake2b(sub_zone.encode(), digest_size=16).hexdigest()
     return f"{short}#{weight}"
-
-
-def _healthy(endpoint: Endpoint) -> Endpoint:
-    """Offer what serves as healthy: gRPC would drop it otherwise (C-05)."""
-    return endpoint if endpoint.status is HealthStatus.HEALTHY else replace(endpoint, status=HealthStatus.HEALTHY)
 
 
 def _localities(by_place: dict[Locality, list[Endpoint]]) -> tuple[LocalityEndpoints, ...]:

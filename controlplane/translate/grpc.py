@@ -49,16 +49,37 @@ _CHANNEL_ID = "io.grpc.channel_id"
 """The filter state that stands for the client's channel: the one key that gRPC knows (gRFC A42)."""
 
 
+# Field numbers from envoy/config/listener/v3, route/v3 and the connection manager's proto; the tests hold the bytes to
+# envoy-data-plane's own encoding of the messages below.
+
+
 def listener(name: str) -> Resource:
     """Spell the listener that `xds:///<name>` asks for: an API listener whose routes come by RDS (K-01)."""
+    source, filters, type_url = _all_but_names()
+    called = frame(2, name.encode())
+    manager = frame(1, type_url) + frame(2, called + frame(3, source + called) + filters)
+    body = frame(_NAME_FIELD, name.encode()) + frame(19, frame(1, manager))
+    return Resource.of(name, body, refs=[(ROUTE, name)])
+
+
+@lru_cache(maxsize=1)
+def _all_but_names() -> tuple[bytes, bytes, bytes]:
+    """Spell what all listeners share: the routes' source, the connection manager's filters, and its type."""
     encoder = Encoder()
-    manager = HttpConnectionManager(
-        stat_prefix=name,
-        rds=Rds(config_source=over_ads(), route_config_name=name),
-        http_filters=[HttpFilter(name="envoy.filters.http.router", typed_config=encoder.pack(Router()))],
-    )
-    message = Listener(name=name, api_listener=ApiListener(api_listener=encoder.pack(manager)))
-    return Resource.of(name, encoder.encode(message), refs=[(ROUTE, name)])
+    source = encoder.encode(Rds(config_source=over_ads()))
+    filters = encoder.encode(HttpConnectionManager(http_filters=[_router(encoder)]))
+    return source, filters, encoder.pack(HttpConnectionManager()).type_url.encode()
+
+
+def listener_message(name: str, encoder: Encoder) -> Listener:
+    """Build the listener's message."""
+    rds = Rds(config_source=over_ads(), route_config_name=name)
+    manager = HttpConnectionManager(stat_prefix=name, rds=rds, http_filters=[_router(encoder)])
+    return Listener(name=name, api_listener=ApiListener(api_listener=encoder.pack(manager)))
+
+
+def _router(encoder: Encoder) -> HttpFilter:
+    return HttpFilter(name="envoy.filters.http.router", typed_config=encoder.pack(Router()))
 
 
 def routes(planned: plan.Cluster) -> Resource:
@@ -67,18 +88,31 @@ def routes(planned: plan.Cluster) -> Resource:
     The listener has been asked for by name, so nothing is left to tell apart by domain; a client may well set an
     authority of its own, for the instances' certificates.
     """
-    encoder = Encoder()
+    called = frame(_NAME_FIELD, planned.name.encode())
+    action = called + _action_but_cluster(planned.policy.timeout, hash_on(planned))
+    route = frame(1, frame(1, b"")) + frame(2, action)  # the empty prefix matches every method
+    body = called + frame(2, called + frame(2, b"*") + frame(3, route))
+    return Resource.of(planned.name, body, refs=[(CLUSTER, planned.name)])
+
+
+@lru_cache(maxsize=1024)
+def _action_but_cluster(timeout_s: float, hashed: HashOn | None) -> bytes:
+    return Encoder().encode(_action("", timeout_s, hashed))
+
+
+def routes_message(planned: plan.Cluster) -> RouteConfiguration:
+    """Build the route configuration's message."""
     action = _action(planned.name, planned.policy.timeout, hash_on(planned))
     host = VirtualHost(name=planned.name, domains=["*"], routes=[Route(match=RouteMatch(prefix=""), route=action)])
-    message = RouteConfiguration(name=planned.name, virtual_hosts=[host])
-    return Resource.of(planned.name, encoder.encode(message), refs=[(CLUSTER, planned.name)])
+    return RouteConfiguration(name=planned.name, virtual_hosts=[host])
 
 
 def _action(cluster_name: str, timeout_s: float, hashed: HashOn | None) -> RouteAction:
     # gRPC ignores a route's `timeout`; what bounds a call is this, or the caller's deadline if that is nearer (A31).
     longest = RouteActionMaxStreamDuration(max_stream_duration=timedelta(seconds=timeout_s)) if timeout_s else None
     return RouteAction(
-        cluster=cluster_name,
+        # In a oneof an empty name would be written, too: the bytes without it begin behind the cluster.
+        cluster=cluster_name or None,
         max_stream_duration=longest,
         hash_policy=[] if hashed is None else [_hash_policy(hashed)],
     )

@@ -149,7 +149,7 @@ def test_all_problems_are_told_at_once() -> None:
         ),
         pytest.param(
             service(group(endpoint(weight=3), weight=1)),
-            "locality -/-/-: weight 1; it must be the sum of its instances' (C-02)",
+            "locality -/-/-: weight 1; it must be 3, its instances' (C-02)",
             id="a locality that weighs something else",
         ),
         pytest.param(
