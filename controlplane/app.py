@@ -45,6 +45,7 @@ from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.observers import PublicationObserver, StreamObserver
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
+from controlplane.views import by_name_only
 from xds.cache import SnapshotCache
 from xds.csds import ClientStatus
 from xds.load import LoadReports
@@ -160,6 +161,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         server = XdsServer(
             cache,
             group_of=publisher.group_of,
+            by_name_only=by_name_only,
             ready=lambda: publisher.ready,
             identifier=f"{settings.service_name}/{epoch} {version}",
             on_event=StreamObserver(status, metrics).on_event,

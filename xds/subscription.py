@@ -44,6 +44,7 @@ class Subscription:
     """Keep what one client asks for, holds and refused of one type. Bounded by the names in play."""
 
     __slots__ = (
+        "_by_name_only",
         "answer",
         "dirty",
         "doubt",
@@ -64,8 +65,9 @@ class Subscription:
         "wildcard",
     )
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, *, by_name_only: bool = False) -> None:
         self.kind = kind
+        self._by_name_only = by_name_only  # a wildcard is answered, but means nothing
         self.names: AbstractSet[str] = frozenset()  # explicit names; a frozen set is shared with other clients
         self.wildcard = False
         self.legacy = kind.full  # an empty list still means everything
@@ -131,11 +133,13 @@ class Subscription:
         self.requested = names
         if names:
             self.legacy = False  # from here on an empty list means nothing (W-07)
-        wildcard = (self.kind.full and WILDCARD in names) or self.legacy
+        everything = (self.kind.full and WILDCARD in names) or self.legacy
+        wildcard = everything and not self._by_name_only
         added = names - before if before else names  # the very list, which equal clients share
         dropped = before - names if before else frozenset()
         lost_wildcard = self.wildcard and not wildcard
-        self.answer |= self.kind.full and (bool(added) or (wildcard and not self.wildcard))
+        newly = everything and not self.wildcard and (before is None or wildcard)
+        self.answer |= self.kind.full and (bool(added) or newly)
         if wildcard:
             self._hold_only_named()
         elif lost_wildcard:
@@ -144,7 +148,7 @@ class Subscription:
             self._forget(dropped)
         fresh = () if self.wildcard or wildcard else added
         self.wildcard = wildcard
-        self.names = names - {WILDCARD} if wildcard and WILDCARD in names else names
+        self.names = names - {WILDCARD} if everything and WILDCARD in names else names
         self._owe(added if WILDCARD not in added else added & self.names, fresh)
         return added, dropped
 
@@ -161,12 +165,14 @@ class Subscription:
                 else:
                     self._forget((name,))
         if first and self.kind.full and not subscribe:
-            self.wildcard = self.answer = True  # the legacy way to ask for everything (D-01, D-13)
+            self.answer = True  # the legacy way to ask for everything (D-01, D-13)
+            self.wildcard = not self._by_name_only
         if not subscribe:
             return
         if WILDCARD in subscribe and self.kind.full:
             self._hold_only_named()
-            self.wildcard = self.answer = True
+            self.answer = True
+            self.wildcard = not self._by_name_only
             subscribe = [name for name in subscribe if name != WILDCARD]
         # Whatever it holds by our account, it asks: it may have forgotten (D-06, R-04).
         if not self.names and isinstance(subscribe, frozenset):
