@@ -1,12 +1,12 @@
 """From catalog changes to snapshots: what to plan again, when, and for whom.
 
-Sits between the live catalog and the xDS cache. Endpoint and health changes go out in the same turn of the
-event loop; changes of clusters and routes are debounced. A resource that breaks a content rule is refused alone:
-its last good version stays, everything else goes on (law 15).
+Sits between the live catalog and the xDS cache; what each kind of client is told is `views`'. Endpoint and health
+changes go out in the same turn of the event loop; changes of clusters and routes are debounced. A resource that
+breaks a content rule is refused alone: its last good version stays, everything else goes on (law 15).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,30 +15,13 @@ from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
 from controlplane.model import ServiceName
 from controlplane.plan import Cluster, Planner
-from controlplane.translate import lint, listener
-from controlplane.translate.cluster import cluster
-from controlplane.translate.endpoint import Assignments
-from controlplane.translate.route import GatewayRoutes
+from controlplane.translate import lint
+from controlplane.views import Flavour, NodeGroup, Spelled, Unspeakable, View, group_of, spelling_for
 from xds.cache import SnapshotCache
-from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Resource, ResourceSet, Snapshot
+from xds.types import Node, ResourceSet, Snapshot
 
 _SLICE_S = 0.008
 """How long a full build may hold the event loop before it yields."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeGroup:
-    """Name the nodes that are told the same: Envoys whose gateway listens on `gateway_port`."""
-
-    gateway_port: int
-
-
-class _Refused(Exception):
-    """Report why a service's resources are not published."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(*problems)
-        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +64,21 @@ class Publisher:
         self._live = live
         self._cache = cache
         self._gateway_host = gateway_host
-        self._default_group = NodeGroup(gateway_port)
+        self._default_group = NodeGroup(gateway_port=gateway_port)
         self._observer = observer
         self._clock = clock
         self._debounce = debounce
         self._dirty: dict[ServiceName, _Pending] = {}
         self._wake = asyncio.Event()
         self._planner = Planner()
-        self._assignments = Assignments()
-        self._routes = GatewayRoutes()
         self._planned: dict[ServiceName, Cluster] = {}
-        self._sets: Mapping[str, ResourceSet] = {type_url: ResourceSet() for type_url in (CLUSTER, ENDPOINT, ROUTE)}
-        self._listeners: dict[NodeGroup, ResourceSet] = {}
+        self._views: dict[Flavour, View] = {}
+        self._groups: dict[NodeGroup, Mapping[str, ResourceSet]] = {}  # with what each is told beside the services
         self._refused: dict[ServiceName, list[str]] = {}
         self._flush_scheduled = False
+        self._fill_scheduled = False
         self.ready = False
+        self._add_group(self._default_group)
 
     @property
     def refused(self) -> Mapping[ServiceName, list[str]]:
@@ -103,11 +86,9 @@ class Publisher:
         return self._refused
 
     def group_of(self, node: Node) -> NodeGroup:
-        """Return the group of a node and see that it has a snapshot."""
-        port = node.metadata.get("gateway_port")
-        valid = isinstance(port, (int, float)) and not isinstance(port, bool) and 1 <= port <= 65535
-        group = NodeGroup(int(port)) if valid else self._default_group  # type: ignore[call-overload]
-        if group not in self._listeners:
+        """Return the group of a node and see that it has a snapshot, or gets one as soon as its view is complete."""
+        group = group_of(node, self._default_group.gateway_port)
+        if group not in self._groups:
             self._add_group(group)
         return group
 
@@ -121,8 +102,7 @@ class Publisher:
         while self._dirty:
             self._replan(list(self._dirty))
             await asyncio.sleep(0)
-        self._add_group(self._default_group)
-        self._publish("start", started, routes=True)
+        self._publish("start", started)
         self._debounce.published(self._clock())
         self.ready = True
         await on_ready()
@@ -160,7 +140,8 @@ class Publisher:
         self._flush_scheduled = False
         started = self._clock()
         if names := [name for name, pending in self._dirty.items() if pending.scope is Scope.ENDPOINTS]:
-            self._publish("endpoints", started, routes=self._replan(names))
+            self._replan(names)
+            self._publish("endpoints", started)
             if any(name in self._dirty for name in names):  # more than one slice: the others get a turn first
                 self._flush_scheduled = True
                 asyncio.get_running_loop().call_soon(self._flush_endpoints)
@@ -171,18 +152,18 @@ class Publisher:
         waiting = list(self._dirty)
         while names := [name for name in waiting if name in self._dirty]:
             started = self._clock()
-            self._publish("clusters", started, routes=self._replan(names))
+            self._replan(names)
+            self._publish("clusters", started)
             await asyncio.sleep(0)
 
-    def _replan(self, names: list[ServiceName]) -> bool:
+    def _replan(self, names: list[ServiceName]) -> None:
         """Bring these services' resources up to date, as many as fit a slice, at least one.
 
-        Return whether clusters or routes are touched. Everything is committed together, and only then are
-        services taken off the list and refusals reported: what fails on the way loses no change.
+        Everything is committed together, and only then are services taken off the list and refusals reported: what
+        fails on the way loses no change.
         """
         planned: dict[ServiceName, Cluster] = {}
-        clusters: list[Resource] = []
-        assignments: list[Resource] = []
+        spelled: dict[Flavour, list[Spelled]] = {flavour: [] for flavour in self._views}
         refused: dict[ServiceName, list[str]] = {}
         gone: list[ServiceName] = []
         done: list[ServiceName] = []
@@ -193,82 +174,131 @@ class Publisher:
                 gone.append(name)
             else:
                 try:
-                    planned[name], made, assignment = self._build(service)
-                except _Refused as error:
+                    cluster = self._plan(service)
+                except Unspeakable as error:
                     refused[name] = error.problems
                 else:
-                    assignments.append(assignment)
-                    clusters += [] if made is None else [made]
+                    planned[name] = cluster
+                    for flavour, view in self._views.items():
+                        self._spell(flavour, view, cluster, spelled[flavour], refused)
             done.append(name)
             if self._clock() >= deadline:
                 break
-        had = [name for name in gone if name in self._planned]
-        self._sets = {
-            **self._sets,
-            CLUSTER: _replaced(self._sets[CLUSTER], clusters, had),
-            ENDPOINT: _replaced(self._sets[ENDPOINT], assignments, had),
-        }
+        for flavour, view in self._views.items():
+            view.take(spelled[flavour], gone)
         self._planned.update(planned)
-        for name in had:
-            del self._planned[name]
+        for name in gone:
+            self._planned.pop(name, None)
         self._planner.forget(gone)
-        self._assignments.forget(gone)
         for name in done:
             del self._dirty[name]
             self._refused.pop(name, None)
+        self._refuse(refused)
+
+    def _plan(self, service: Service) -> Cluster:
+        """Plan a service; raise Unspeakable where nobody may be told of it."""
+        try:
+            planned = self._planner.plan(service, self._live.current)
+            problems = lint.problems(planned)
+        except Exception as error:
+            # A fault of ours in one service must not stop the others' endpoints (law 15); it is reported.
+            raise Unspeakable([f"internal error: {error!r}"]) from error
+        if problems:
+            raise Unspeakable(problems)
+        return planned
+
+    def _spell(
+        self,
+        flavour: Flavour,
+        view: View,
+        planned: Cluster,
+        spelled: list[Spelled],
+        refused: dict[ServiceName, list[str]],
+    ) -> None:
+        """Add what a view makes of a plan to `spelled`, or why it does not to `refused`; other views go on."""
+        try:
+            spelled.append(view.spell(planned))
+        except Unspeakable as error:
+            view.give_up(planned.name)
+            problems = [f"{flavour.client} clients are not told: {problem}" for problem in error.problems]
+            refused.setdefault(planned.name, []).extend(problems)
+        except Exception as error:
+            # As above: a fault in the spelling of one service is its own.
+            view.give_up(planned.name)
+            refused.setdefault(planned.name, []).append(f"internal error: {error!r}")
+
+    def _refuse(self, refused: Mapping[ServiceName, list[str]]) -> None:
         self._refused.update(refused)
         for name, problems in refused.items():
             self._observer.refused(name, problems)
-        return bool(clusters or had)
 
-    def _build(self, service: Service) -> tuple[Cluster, Resource | None, Resource]:
-        """Plan a service; return the plan, its cluster, None where it is as before, and its assignment."""
-        try:
-            planned = self._planner.plan(service, self._live.current)
-            _refuse_faulty(planned)
-            old = self._planned.get(service.name)
-            same = old is not None and old.policy == planned.policy
-            made = None if same else cluster(planned)
-            version = self._sets[CLUSTER][service.name].version if made is None else made.version
-            assignment = self._assignments.assignment(planned, version)
-        except _Refused:
-            raise
-        except Exception as error:
-            # A fault of ours in one service must not stop the others' endpoints (law 15); it is reported.
-            raise _Refused([f"internal error: {error!r}"]) from error
-        return planned, made, assignment
-
-    def _publish(self, reason: str, started: float, *, routes: bool) -> None:
-        if routes:
-            route = self._routes.resource(self._planned.values())
-            self._sets = {**self._sets, ROUTE: _replaced(self._sets[ROUTE], [route], [])}
-        wanted = {self._default_group, *self._cache.watched()}
-        for group in [group for group in self._listeners if group not in wanted]:
-            del self._listeners[group]
-            self._cache.drop(group)
-        for group in self._listeners:
-            self._cache.set(group, self._snapshot(group))
+    def _publish(self, reason: str, started: float) -> None:
+        self._drop_unwatched()
+        self._set(self._groups)
         self._observer.published(reason, self._revision(), self._clock() - started)
+
+    def _drop_unwatched(self) -> None:
+        """Forget the groups that no stream watches, and the views that no group needs, but the default's."""
+        wanted = {self._default_group, *self._cache.watched()}
+        for group in [group for group in self._groups if group not in wanted]:
+            del self._groups[group]
+            self._cache.drop(group)
+        flavours = {group.flavour for group in self._groups}
+        for flavour in self._views.keys() - flavours:
+            del self._views[flavour]
+
+    def _set(self, groups: Collection[NodeGroup]) -> None:
+        """Give each group its snapshot, view by view: the cache compares sets that groups share only once."""
+        for flavour, view in self._views.items():
+            if view.complete:
+                for group in groups:
+                    if group.flavour == flavour:
+                        self._cache.set(group, Snapshot({**view.sets(), **self._groups[group]}, self._revision()))
 
     def _revision(self) -> str:
         """Return the newest revision of which, and of all before it, everything is in the sets (law 10)."""
         waiting = min((pending.since - 1 for pending in self._dirty.values()), default=self._live.current.revision)
         return self._live.label(waiting)
 
-    def _snapshot(self, group: NodeGroup) -> Snapshot:
-        return Snapshot({**self._sets, LISTENER: self._listeners[group]}, self._revision())
-
     def _add_group(self, group: NodeGroup) -> None:
-        self._listeners[group] = ResourceSet([listener.gateway(self._gateway_host, group.gateway_port)])
-        self._cache.set(group, self._snapshot(group))
+        view = self._views.get(group.flavour)
+        if view is None:
+            view = View(spelling_for(group.flavour, self._gateway_host), missing=self._planned)
+            self._views[group.flavour] = view
+        self._groups[group] = view.group(group)
+        if not view.complete:
+            self._schedule_fill()
+        elif self.ready:
+            self._set([group])
 
+    def _schedule_fill(self) -> None:
+        if not self._fill_scheduled:
+            self._fill_scheduled = True
+            asyncio.get_running_loop().call_soon(self._fill_views)
 
-def _refuse_faulty(planned: Cluster) -> None:
-    if problems := lint.problems(planned):
-        raise _Refused(problems)
+    def _fill_views(self) -> None:
+        """Spell a slice of what new views are missing, while the streams that want them wait."""
+        self._fill_scheduled = False
+        self._drop_unwatched()
+        for flavour, view in self._views.items():
+            if not view.complete:
+                self._fill(flavour, view)
+                if view.complete:
+                    self._set([group for group in self._groups if group.flavour == flavour])
+                else:
+                    self._schedule_fill()
 
-
-def _replaced(old: ResourceSet, changed: list[Resource], gone: list[ServiceName]) -> ResourceSet:
-    """Return `old` itself where nothing differs, so that identity tells the cache that nothing changed."""
-    news = [resource for resource in changed if (known := old.get(resource.name)) is None or known != resource]
-    return old.replacing(news, gone) if news or gone else old
+    def _fill(self, flavour: Flavour, view: View) -> None:
+        spelled: list[Spelled] = []
+        refused: dict[ServiceName, list[str]] = {}
+        gone: list[ServiceName] = []
+        deadline = self._clock() + _SLICE_S
+        for name in view.missing:
+            if (planned := self._planned.get(name)) is None:
+                gone.append(name)
+            else:
+                self._spell(flavour, view, planned, spelled, refused)
+            if self._clock() >= deadline:
+                break
+        view.take(spelled, gone)
+        self._refuse(refused)

@@ -15,14 +15,15 @@ from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
 from controlplane.model import DeleteInstance, Event, GraceOver, HealthStatus, Judged, PutPolicy, ServiceName, Synced
 from controlplane.policy import Policy, Strategy
-from controlplane.publish import NodeGroup, Publisher
+from controlplane.publish import Publisher
+from controlplane.views import NodeGroup
 from xds.cache import SnapshotCache
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Snapshot
 
 pytestmark = pytest.mark.unit
 
 CHECK = {"type": "http"}
-GROUP = NodeGroup(10000)
+GROUP = NodeGroup(gateway_port=10000)
 
 
 @dataclass
