@@ -35,6 +35,7 @@ from controlplane.model import (
     Judged,
 )
 from controlplane.pick import Picker
+from controlplane.polled import PolledGroups
 from controlplane.publish import Publisher
 from controlplane.readiness import Readiness
 from controlplane.registry.journal import Journal, JournalError
@@ -163,6 +164,12 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             on_event=StreamObserver(status, metrics).on_event,
             handlers=[_grpc_health_handler(grpc_status), loads.handler()],
         )
+        polled = PolledGroups(
+            cache=cache,
+            group_of=publisher.group_of,
+            ready=lambda: publisher.ready,
+            call_later=asyncio.get_running_loop().call_later,
+        )
         app = api.build(
             api.Context(
                 live=live,
@@ -176,6 +183,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                     interval=settings.health_check_interval, timeout=settings.health_check_timeout
                 ),
                 proxies=status,
+                discovery=polled.snapshot,
                 version=version,
                 report_error=lambda error, request_id: log.error("http.error", request_id=request_id, exc_info=error),
                 monotonic=time.monotonic,

@@ -1,6 +1,6 @@
 """Every route of the REST edge, in the order in which the documentation shows them."""
 
-from controlplane.api import batch, documentation, events, instances, policies, probes, proxies, reading
+from controlplane.api import batch, discovery, documentation, events, instances, policies, probes, proxies, reading
 from controlplane.api.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -10,6 +10,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *policies.OPERATIONS,
     *events.OPERATIONS,
     *proxies.OPERATIONS,
+    *discovery.OPERATIONS,
     *probes.OPERATIONS,
     *documentation.OPERATIONS,
 )
