@@ -35,6 +35,7 @@ from controlplane.model import (
     Judged,
 )
 from controlplane.pick import Picker
+from controlplane.polled import PolledGroups
 from controlplane.publish import Publisher
 from controlplane.readiness import Readiness
 from controlplane.registry.journal import Journal, JournalError
@@ -169,6 +170,12 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             max_stream_age_s=settings.xds_max_stream_age,
             random=random.Random(),  # noqa: S311 - jitter
         )
+        polled = PolledGroups(
+            cache=cache,
+            group_of=publisher.group_of,
+            ready=lambda: publisher.ready,
+            call_later=asyncio.get_running_loop().call_later,
+        )
         app = api.build(
             api.Context(
                 live=live,
@@ -182,6 +189,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                     interval=settings.health_check_interval, timeout=settings.health_check_timeout
                 ),
                 proxies=status,
+                discovery=polled.snapshot,
                 version=version,
                 report_error=lambda error, request_id: log.error("http.error", request_id=request_id, exc_info=error),
                 monotonic=time.monotonic,

@@ -16,6 +16,7 @@ from controlplane.proxyless import proxyless
 from controlplane.translate import grpc, lint, listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments
+from controlplane.translate.names import ADS, Source, Transport
 from controlplane.translate.route import GatewayRoutes
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Resource, ResourceSet
 
@@ -29,9 +30,13 @@ class Client(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flavour:
-    """Name the clients that are told of every service in the same words; each flavour has one view."""
+    """Name the clients that are told of every service in the same words; each flavour has one view.
+
+    `transport` is how they are told to fetch what a resource refers to.
+    """
 
     client: Client = Client.ENVOY
+    transport: Transport = Transport.ADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,21 @@ def group_of(node: Node, default_gateway_port: int) -> NodeGroup:
         return NodeGroup(flavour=GRPC)
     port = node.metadata.get("gateway_port")
     valid = isinstance(port, (int, float)) and not isinstance(port, bool) and 1 <= port <= 65535
-    return NodeGroup(gateway_port=int(port) if valid else default_gateway_port)  # type: ignore[call-overload]
+    return NodeGroup(
+        flavour=Flavour(transport=_transport(node)),
+        gateway_port=int(port) if valid else default_gateway_port,  # type: ignore[call-overload]
+    )
+
+
+def _transport(node: Node) -> Transport:
+    """Read `xds_transport` of a node's metadata; what is neither `grpc` nor `rest` is ADS, as where it says nothing."""
+    match node.metadata.get("xds_transport"):
+        case "grpc":
+            return Transport.GRPC
+        case "rest":
+            return Transport.REST
+        case _:
+            return Transport.ADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +189,14 @@ class EnvoySpelling:
     """Spell services for Envoys: clusters and assignments, and one gateway that routes to all of them."""
 
     gateway_host: str
+    source: Source = ADS
     _assignments: Assignments = field(default_factory=Assignments)
     _routes: GatewayRoutes = field(default_factory=GatewayRoutes)
 
     def service(self, planned: Cluster, before: Cluster | None, known: Resource | None) -> Mapping[str, Resource]:
         """Spell the assignment, and the cluster where the policy, all that it depends on, is another one."""
         same = before is not None and before.policy == planned.policy
-        made = known if same and known is not None else cluster(planned)
+        made = known if same and known is not None else cluster(planned, self.source)
         assignment = self._assignments.assignment(planned, made.version)
         return {ENDPOINT: assignment} if made is known else {CLUSTER: made, ENDPOINT: assignment}
 
@@ -186,7 +206,8 @@ class EnvoySpelling:
 
     def group(self, group: NodeGroup) -> Mapping[str, ResourceSet]:
         """Spell the gateway's listener on the group's port."""
-        return MappingProxyType({LISTENER: ResourceSet([listener.gateway(self.gateway_host, group.gateway_port)])})
+        gateway = listener.gateway(self.gateway_host, group.gateway_port, self.source)
+        return MappingProxyType({LISTENER: ResourceSet([gateway])})
 
     def forget(self, services: Iterable[ServiceName]) -> None:
         """Drop the endpoints' bytes."""
@@ -231,7 +252,7 @@ def spelling_for(flavour: Flavour, gateway_host: str) -> Spelling:
     """Return how services are spelled for a flavour."""
     match flavour.client:
         case Client.ENVOY:
-            return EnvoySpelling(gateway_host=gateway_host)
+            return EnvoySpelling(gateway_host=gateway_host, source=Source(transport=flavour.transport))
         case Client.GRPC:
             return GrpcSpelling()
         case _:

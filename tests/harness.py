@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -147,7 +147,7 @@ class Envoy:
     client: aiohttp.ClientSession
     control_plane: ControlPlane
     binary: Path = field(default_factory=envoy_binary)
-    protocol: str = "delta"
+    protocol: Literal["delta", "sotw", "rest"] = "delta"
     node_id: str = "e2e"
     gateway_port: int | None = None
     admin_port: int = field(default_factory=free_port)
@@ -165,8 +165,8 @@ class Envoy:
                 node_id=self.node_id,
                 cluster="e2e",
                 xds_host="127.0.0.1",
-                xds_port=self.control_plane.xds_port,
-                protocol="delta" if self.protocol == "delta" else "sotw",
+                xds_port=self.control_plane.service_port if self.protocol == "rest" else self.control_plane.xds_port,
+                protocol=self.protocol,
                 admin_host="127.0.0.1",
                 admin_port=self.admin_port,
                 gateway_port=self.gateway_port,

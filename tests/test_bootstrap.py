@@ -9,6 +9,8 @@ from accepted import complaints
 from envoys import EVERY_ENVOY
 
 from controlplane.bootstrap import bootstrap
+from controlplane.translate.names import XDS_CLUSTER, Source, Transport
+from xds.types import ROUTE
 
 ENVOY = Path(__file__).parents[1] / "envoy"
 
@@ -75,6 +77,23 @@ def test_envoy_reports_load_to_the_control_plane() -> None:
 
 
 @pytest.mark.unit
+def test_an_envoy_that_polls_does_so_for_everything_in_the_same_way() -> None:
+    """What clusters and listeners say is spelled by `names`; the bootstrap must not differ."""
+    config = made(protocol="rest", xds_port=8090)
+    spelled = Source(transport=Transport.REST).of(ROUTE, "gateway").to_dict()["apiConfigSource"]
+    assert config["node"]["metadata"] == {"xds_transport": "rest"}
+    for each in ("cds_config", "lds_config"):
+        assert config["dynamic_resources"][each]["api_config_source"] == {
+            "api_type": spelled["apiType"],
+            "transport_api_version": spelled["transportApiVersion"],
+            "cluster_names": spelled["clusterNames"],
+            "refresh_delay": spelled["refreshDelay"],
+            "request_timeout": spelled["requestTimeout"],
+        }
+    assert [each["name"] for each in config["static_resources"]["clusters"]] == [XDS_CLUSTER]
+
+
+@pytest.mark.unit
 def test_envoy_is_not_ready_before_it_has_been_configured() -> None:
     sources = made()["dynamic_resources"]
     assert {sources[each]["initial_fetch_timeout"] for each in ("cds_config", "lds_config")} == {"0s"}
@@ -116,6 +135,7 @@ def test_envoy_accepts_the_files(protocol: str, envoy_path: Path) -> None:
         pytest.param({"node_id": '"x: {', "cluster": "ünï"}, id="ids with quotes and letters beyond ASCII"),
         pytest.param({"xds_host": "::1", "admin_host": "::1"}, id="IPv6 on both sides"),
         pytest.param({"xds_host": "controlplane.internal", "gateway_port": 10001}, id="a name, and a port of its own"),
+        pytest.param({"protocol": "rest", "gateway_port": 10001}, id="polling, and a port of its own"),
     ],
 )
 def test_envoy_accepts(changes: dict[str, Any], envoy_path: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from controlplane.live import LiveCatalog
 from controlplane.model import DeleteInstance, Event, GraceOver, HealthStatus, Judged, PutPolicy, ServiceName, Synced
 from controlplane.policy import Policy, Strategy
 from controlplane.publish import Publisher
+from controlplane.translate.decode import as_json
 from controlplane.views import NodeGroup
 from xds.cache import SnapshotCache
 from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Snapshot
@@ -497,3 +498,36 @@ async def test_overprovisioning_changes_nothing_where_there_is_one_priority() ->
     async with publishing(put("web", "a")) as world:
         plain = world.publisher.group_of(Node(id="n"))
         assert world.publisher.group_of(Node(id="n", client_features=feature)) == plain
+
+
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [
+        pytest.param("grpc", "DELTA_GRPC", id="a stream for each type"),
+        pytest.param("rest", "REST", id="polling"),
+    ],
+)
+async def test_a_node_that_says_its_transport_is_told_to_fetch_the_rest_by_it(said: str, means: str) -> None:
+    async with publishing(put("web", "a")) as it:
+        group = it.publisher.group_of(Node(id="edge-1", metadata={"xds_transport": said}))
+        stop = it.cache.watch(group, lambda _snapshot, _changes: None)
+        try:
+            snapshot = await it.apply(put("web", "b", port=2))
+            theirs = it.snapshot(group)
+        finally:
+            stop()
+    (cluster,) = theirs.of_type(CLUSTER).ordered
+    listener = str(as_json(LISTENER, theirs.of_type(LISTENER)["gateway"].body))
+    source = as_json(CLUSTER, cluster.body)["edsClusterConfig"]["edsConfig"]
+    assert source["apiConfigSource"]["apiType"] == means
+    assert f"'apiType': '{means}'" in listener
+    assert "'ads'" not in listener
+    assert theirs.of_type(ROUTE).version == snapshot.of_type(ROUTE).version
+
+
+@pytest.mark.parametrize("said", [pytest.param(each, id=repr(each)) for each in (None, "ads", "files", "REST", 1, [])])
+async def test_any_other_transport_is_ads(said: object) -> None:
+    async with publishing() as it:
+        assert it.publisher.group_of(Node(id="edge-1", metadata={"xds_transport": said})) == it.publisher.group_of(
+            Node(id="edge-2")
+        )

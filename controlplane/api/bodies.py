@@ -62,7 +62,15 @@ T = TypeVar("T")
 async def read_object(request: web.Request) -> dict[str, Any]:
     """Return the request's body, a JSON object.
 
-    Raises Problem: 413 over 1 MiB, 415 for what is clearly not JSON or not decoded here, 400 for the rest.
+    Raises Problem as `read_body` does, and 400 for what is no JSON object.
+    """
+    return parse_object(await read_body(request))
+
+
+async def read_body(request: web.Request) -> bytes:
+    """Return the request's body as bytes that may be JSON.
+
+    Raises Problem: 413 over 1 MiB, 415 for what is clearly not JSON or not decoded here, 400 where it breaks off.
     """
     media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if not (media_type in _READ_AS_JSON or media_type.endswith(("/json", "+json"))):
@@ -75,11 +83,10 @@ async def read_object(request: web.Request) -> dict[str, Any]:
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise Problem(TOO_LARGE, f"the body has {request.content_length} bytes; at most {MAX_BODY_BYTES} are read")
     try:
-        data = await request.read()
+        return await request.read()
     except web.RequestPayloadError:
         encoded = f"; it is not the {encoding} that Content-Encoding says" if encoding not in {"", "identity"} else ""
         raise Problem(BAD_REQUEST, f"the body cannot be read{encoded}") from None
-    return parse_object(data)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

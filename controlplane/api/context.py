@@ -4,7 +4,7 @@ The edge builds none of this and reaches for nothing else (law 11). Protocols st
 edge may not import, so that each can be replaced in a test or left out by a setting.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from controlplane.policy import Strategy
 from controlplane.readiness import Readiness
 from controlplane.registry import WritableRegistry
 from xds.status import ProxyStatus, ResourceStatus
+from xds.types import Node, Snapshot
 
 
 class Pick(Protocol):
@@ -115,6 +116,7 @@ class HealthDefaults:
 class Context:
     """Hold everything the edge works with.
 
+    `discovery` gives what a node is to be told, None before there is anything; it is None where no xDS is served.
     `proxies` is None where no xDS server runs, `metrics` where METRICS_ENABLED=false. `script_problem` says why a
     script check cannot run here, None where it can. `report_error` hears of an unexpected exception with the
     request's id. `monotonic` gives seconds, `random` a number in [0, 1), `request_id` a fresh id.
@@ -135,4 +137,5 @@ class Context:
     monotonic: Callable[[], float]
     random: Callable[[], float]
     request_id: Callable[[], str]
+    discovery: Callable[[Node], Awaitable[Snapshot | None]] | None = None
     visible_within_s: float = 2.0

@@ -17,6 +17,7 @@ from yarl import URL
 from controlplane.api.context import Context
 from controlplane.api.parameters import MAX_WAIT_S
 from controlplane.api.problems import CROSS_SITE, INTERNAL, PRECONDITION_FAILED, Fault, Problem, from_aiohttp, invalid
+from controlplane.api.resource_json import RenderedResources
 from controlplane.catalog import Service
 from controlplane.model import ServiceName
 
@@ -121,6 +122,7 @@ class Edge:
         self.context = context
         self.openapi = openapi
         self.ready_bytes = ReadyBytes()
+        self.rendered_resources = RenderedResources()
         self.policy_writes = asyncio.Lock()
         self._parked: set[asyncio.Timeout] = set()
         self._stopping = False

@@ -102,6 +102,12 @@ INTERNAL = ProblemType(
 NONE_AVAILABLE = ProblemType(
     "none-available", 503, "No instance can serve", "The service is known, but none of its instances can be picked."
 )
+NOT_READY = ProblemType(
+    "not-ready",
+    503,
+    "Nothing has been published yet",
+    "The control plane is starting: proxies keep what they have. Repeat after `Retry-After` seconds.",
+)
 REGISTRY_UNAVAILABLE = ProblemType(
     "registry-unavailable",
     503,
@@ -126,6 +132,7 @@ PROBLEM_TYPES: Sequence[ProblemType] = (
     UNSUPPORTED_MEDIA_TYPE,
     INTERNAL,
     NONE_AVAILABLE,
+    NOT_READY,
     REGISTRY_UNAVAILABLE,
 )
 _OF_AIOHTTP = {

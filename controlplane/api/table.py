@@ -1,6 +1,17 @@
 """Every route of the REST edge, in the order in which the documentation shows them."""
 
-from controlplane.api import batch, documentation, events, instances, policies, probes, proxies, proxy_config, reading
+from controlplane.api import (
+    batch,
+    discovery,
+    documentation,
+    events,
+    instances,
+    policies,
+    probes,
+    proxies,
+    proxy_config,
+    reading,
+)
 from controlplane.api.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -11,6 +22,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *events.OPERATIONS,
     *proxies.OPERATIONS,
     *proxy_config.OPERATIONS,
+    *discovery.OPERATIONS,
     *probes.OPERATIONS,
     *documentation.OPERATIONS,
 )

@@ -18,6 +18,7 @@ from controlplane.model import HealthCheck, InstanceKey
 from controlplane.pick import Picker
 from controlplane.readiness import Readiness
 from controlplane.registry.memory import MemoryRegistry
+from xds.types import Node, Snapshot
 
 EPOCH = "e"
 
@@ -102,6 +103,10 @@ def script_problem(check: HealthCheck) -> str | None:
     return "script checks are switched off here" if check.script[0] != "allowed" else None
 
 
+async def nothing_published(_: Node) -> Snapshot:
+    return Snapshot()
+
+
 @asynccontextmanager
 async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Running]:
     """Run the application for as long as the block lasts; `changes` are of its context.
@@ -124,6 +129,7 @@ async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Runn
             "reports": reports,
             "readiness": readiness,
             "proxies": None,
+            "discovery": nothing_published,
             "metrics": metrics,
             "script_problem": script_problem,
             "health_defaults": api.HealthDefaults(interval=30, timeout=10),

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, web
 from builders import key, verdict
 from jsonschema import Draft202012Validator
 
-from controlplane.api import reference
+from controlplane.api import discovery, reference
 from controlplane.api.openapi import path_parameters
 from controlplane.api.table import OPERATIONS
 from controlplane.health import CheckReport
@@ -273,6 +273,11 @@ async def test_every_real_answer_is_as_described(start):
     await ask("DELETE", b, 204)
     await ask("DELETE", f"{base}/services/web/instances/web-10.0.0.3-1", 204)
     await ask("GET", f"{base}/services/web/instance", 503)
+    for path in discovery.PATHS:
+        answer = await it.json("POST", f"/v3/discovery:{path}", 200, {})
+        await ask("POST", f"/v3/discovery:{path}", 200, {"node": {"id": "edge-1"}})
+        await ask("POST", f"/v3/discovery:{path}", 304, {"version_info": answer["versionInfo"]})
+        await ask("POST", f"/v3/discovery:{path}", 400, {"resource_names": "web"})
     await ask("GET", "/", 302)
     for path in ("/health", "/livez", "/readyz", "/readyz?verbose", "/metrics", "/openapi.json", "/docs"):
         await ask("GET", path, 200)

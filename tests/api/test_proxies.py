@@ -26,6 +26,7 @@ from envoy_data_plane.envoy.service.status.v3 import (
 from envoy_data_plane.google.protobuf import Any as AnyMessage
 
 from controlplane.api.refusals import ChangeView, differences
+from controlplane.local_envoy import envoy_binary
 from tests.xds import test_real_envoy as real
 from tests.xds.client import XdsClient, XdsStream
 from xds.cache import SnapshotCache
@@ -323,7 +324,7 @@ async def test_the_cluster_that_a_real_envoy_refuses_is_shown_in_its_words_until
         shown = await it.json("GET", EDGE, 200)
         return {each["type"]: each for each in shown["types"]}
 
-    async with real.envoy(tmp_path, fleet.port, delta=delta):
+    async with real.envoy(envoy_binary(), tmp_path, fleet.port, delta=delta):
         await fleet.stand(a=State.SYNCED, web=State.SYNCED)
         bad = [real.cluster("a"), real.cluster("b"), real.cluster("web", connect_ms=0)]
         fleet.cache.set("all", real.snapshot("e.2", bad, "a", "web", "b"))
