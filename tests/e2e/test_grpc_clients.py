@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health as grpc_health
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness import PATIENCE_S, ControlPlane, eventually
 
 from controlplane.bootstrap import grpc_bootstrap
@@ -24,8 +26,8 @@ CALLER = Path(__file__).with_name("grpc_caller.py")
 
 
 @asynccontextmanager
-async def instance(name: str) -> AsyncIterator[int]:
-    """Run a gRPC server that answers with its name; give its port."""
+async def instance(name: str, health: grpc_health.aio.HealthServicer | None = None) -> AsyncIterator[int]:
+    """Run a gRPC server that answers with its name, and to health checks if asked; give its port."""
 
     async def answer(_request: bytes, _context: Any) -> bytes:
         return name.encode()
@@ -33,6 +35,8 @@ async def instance(name: str) -> AsyncIterator[int]:
     server = grpc.aio.server()
     handlers = {"Are": grpc.unary_unary_rpc_method_handler(answer)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Who", handlers),))
+    if health is not None:
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -166,6 +170,28 @@ async def test_an_instance_that_deregisters_is_left_without_a_failed_call(contro
         await client.reaches("a", "b", "c")
         await control_plane.delete("web", "b")
         await client.reaches("a", "c")
+
+    assert client.failures == []
+
+
+async def test_an_instance_that_fails_its_health_check_is_left_without_a_failed_call(
+    control_plane: ControlPlane,
+) -> None:
+    """C-05."""
+    check = {"type": "grpc", "interval": 0.5, "timeout": 0.4, "unhealthy_threshold": 1}
+    health = grpc_health.aio.HealthServicer()
+    await health.set("", health_pb2.HealthCheckResponse.SERVING)
+    async with (
+        instances(control_plane, "web", a=1, b=1),
+        instance("sick", health) as port,
+        calling(control_plane, "xds:///web") as client,
+    ):
+        await control_plane.put("web", "sick", port, health_check=check)
+        await client.reaches("a", "b", "sick")
+        await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await client.reaches("a", "b")
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await client.reaches("a", "b", "sick")
 
     assert client.failures == []
 
