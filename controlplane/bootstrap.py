@@ -43,7 +43,7 @@ cluster_manager:
     grpc_services:
     - envoy_grpc: {{ cluster_name: xds_cluster }}
 
-static_resources:
+{runtime}static_resources:
   clusters:
   # The control plane. No service can have this name: service names hold no underscore.
   - name: xds_cluster
@@ -72,6 +72,20 @@ overload_manager:
       max_active_downstream_connections: 50000
 """  # noqa: E501 - a type URL cannot be broken
 
+_RUNTIME = """\
+layered_runtime:
+  layers:
+  # Kill switches and feature flags from the control plane. One that nobody has set must not keep Envoy from starting.
+  - name: {layer}
+    rtds_layer:
+      name: {layer}
+      rtds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 5s }}
+  # Above it, what an operator sets on the admin page of this one Envoy.
+  - name: admin
+    admin_layer: {{}}
+
+"""
+
 _PROTOCOLS = {
     "delta": ("DELTA_GRPC", "Delta xDS: only what changed is sent."),
     "sotw": ("GRPC", "State of the world: each response holds all resources of its type."),
@@ -88,11 +102,13 @@ def bootstrap(
     admin_host: str,
     admin_port: int,
     gateway_port: int | None,
+    runtime_layer: str | None = None,
 ) -> str:
     """Write a bootstrap.
 
     `node_id` and `cluster` None leave them to Envoy's command line (--service-node, --service-cluster).
     `gateway_port` makes this Envoy's gateway listen there in place of the control plane's GATEWAY_PORT.
+    `runtime_layer` names a Runtime resource (RTDS) that this Envoy takes its runtime values from.
 
     Raises ValueError where `admin_host` is neither an IP address nor `localhost`: Envoy resolves no names there.
     """
@@ -106,6 +122,7 @@ def bootstrap(
         node=_node(node_id, cluster, gateway_port),
         admin_address=_address(admin_host, admin_port),
         api_type=api_type,
+        runtime="" if runtime_layer is None else _RUNTIME.format(layer=_quoted(runtime_layer)),
         discovery=_discovery(xds_host),
         xds_address=_address(xds_host, xds_port),
     )

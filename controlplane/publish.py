@@ -13,8 +13,9 @@ from typing import Protocol
 from controlplane.catalog import Change, Scope, Service
 from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
-from controlplane.model import ServiceName
+from controlplane.model import ResourceKey, ServiceName
 from controlplane.plan import Cluster, Planner
+from controlplane.raw.overlay import Limit, Overlay
 from controlplane.translate import lint, listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments
@@ -28,9 +29,13 @@ _SLICE_S = 0.008
 
 @dataclass(frozen=True, slots=True)
 class NodeGroup:
-    """Name the nodes that are told the same: Envoys whose gateway listens on `gateway_port`."""
+    """Name the nodes that are told the same: Envoys whose gateway listens on `gateway_port`.
+
+    `audience` are those limits of raw resources that let these nodes in.
+    """
 
     gateway_port: int
+    audience: frozenset[Limit] = frozenset()
 
 
 class _Refused(Exception):
@@ -53,7 +58,7 @@ class Observer(Protocol):
     """Hear what was published; called synchronously, must not block."""
 
     def published(self, reason: str, revision: str, duration_s: float) -> None:
-        """Hear of a publication: `reason` is "start", "endpoints" or "clusters"."""
+        """Hear of a publication: `reason` is "start", "endpoints", "clusters" or "resources" (raw ones only)."""
         ...
 
     def refused(self, service: str, problems: list[str]) -> None:
@@ -64,7 +69,8 @@ class Observer(Protocol):
 class Publisher:
     """Keep the cache's snapshots equal to what the catalog says.
 
-    Nothing is published before `first_state` returns (law 2); until then `ready` is False.
+    Nothing is published before `first_state` returns (law 2); until then `ready` is False. `regroup` is called when
+    `group_of` may answer otherwise than before for nodes that are connected.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class Publisher:
         observer: Observer,
         clock: Callable[[], float],
         debounce: Debounce,
+        overlay: Overlay | None = None,
+        regroup: Callable[[], None] = lambda: None,
     ) -> None:
         self._live = live
         self._cache = cache
@@ -85,6 +93,8 @@ class Publisher:
         self._observer = observer
         self._clock = clock
         self._debounce = debounce
+        self._overlay = overlay or Overlay()
+        self._regroup = regroup
         self._dirty: dict[ServiceName, _Pending] = {}
         self._wake = asyncio.Event()
         self._planner = Planner()
@@ -102,11 +112,17 @@ class Publisher:
         """Return the services whose newest state broke a content rule, with the rules' words."""
         return self._refused
 
+    @property
+    def left_out(self) -> Mapping[ResourceKey, str]:
+        """Return the raw resources that nobody is told of, and why."""
+        return self._overlay.left_out
+
     def group_of(self, node: Node) -> NodeGroup:
         """Return the group of a node and see that it has a snapshot."""
         port = node.metadata.get("gateway_port")
         valid = isinstance(port, (int, float)) and not isinstance(port, bool) and 1 <= port <= 65535
-        group = NodeGroup(int(port)) if valid else self._default_group  # type: ignore[call-overload]
+        listens_on = int(port) if valid else self._default_group.gateway_port  # type: ignore[call-overload]
+        group = NodeGroup(listens_on, self._overlay.audience(node))
         if group not in self._listeners:
             self._add_group(group)
         return group
@@ -148,7 +164,7 @@ class Publisher:
                 self._dirty[name] = _Pending(change.scope, pending.since)
         if not self.ready or change.scope is Scope.READINESS:
             return
-        if change.scope is Scope.CLUSTERS:
+        if change.scope in (Scope.CLUSTERS, Scope.RESOURCES):
             self._debounce.touch(self._clock())
             self._wake.set()
         elif not self._flush_scheduled:
@@ -169,6 +185,8 @@ class Publisher:
         """Publish everything that waits now, slice by slice, so that others get turns between."""
         self._debounce.published(self._clock())
         waiting = list(self._dirty)
+        if not waiting:
+            self._publish("resources", self._clock(), routes=False)
         while names := [name for name in waiting if name in self._dirty]:
             started = self._clock()
             self._publish("clusters", started, routes=self._replan(names))
@@ -242,6 +260,9 @@ class Publisher:
         if routes:
             route = self._routes.resource(self._planned.values())
             self._sets = {**self._sets, ROUTE: _replaced(self._sets[ROUTE], [route], [])}
+        if self._overlay.update(self._live.current):
+            # Before the old groups are told: a node that may have more now must not first be told that it has less.
+            self._regroup()
         wanted = {self._default_group, *self._cache.watched()}
         for group in [group for group in self._listeners if group not in wanted]:
             del self._listeners[group]
@@ -256,7 +277,8 @@ class Publisher:
         return self._live.label(waiting)
 
     def _snapshot(self, group: NodeGroup) -> Snapshot:
-        return Snapshot({**self._sets, LISTENER: self._listeners[group]}, self._revision())
+        ours = {**self._sets, LISTENER: self._listeners[group]}
+        return Snapshot(self._overlay.over(ours, group.audience), self._revision())
 
     def _add_group(self, group: NodeGroup) -> None:
         self._listeners[group] = ResourceSet([listener.gateway(self._gateway_host, group.gateway_port)])

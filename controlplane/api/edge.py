@@ -122,6 +122,7 @@ class Edge:
         self.openapi = openapi
         self.ready_bytes = ReadyBytes()
         self.policy_writes = asyncio.Lock()
+        self.resource_writes = asyncio.Lock()
         self._parked: set[asyncio.Timeout] = set()
         self._stopping = False
 

@@ -16,6 +16,7 @@ from aiohttp import web
 from controlplane.api.faults import nearest, suggestion
 from controlplane.api.problems import Fault, invalid
 from controlplane.policy import Strategy
+from xds.typenames import WORDS
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000
@@ -116,6 +117,34 @@ NODE_ID = Parameter(
     place="path",
     description="The node id that the proxy was started with.",
     schema={"type": "string", "examples": ["edge-7"]},
+)
+RESOURCE_TYPE = Parameter(
+    name="type",
+    place="path",
+    description=f"The xDS type: {', '.join(WORDS.values())}; or its abbreviation, message or type URL.",
+    schema={"type": "string", "examples": ["secrets", "SDS"]},
+)
+RESOURCE_NAME = Parameter(
+    name="name",
+    place="path",
+    description="The resource's name; it may hold slashes.",
+    schema={"type": "string", "minLength": 1, "maxLength": 1024, "examples": ["rtds_layer"]},
+)
+NODE_CLUSTERS = Parameter(
+    name="node_clusters",
+    place="query",
+    description="Only nodes of these clusters are told of the resource, separated by commas; none given = all.",
+    schema={"type": "string", "examples": ["edge,internal"]},
+    read=_names,
+    repeatable=True,
+)
+NODE_ZONES = Parameter(
+    name="node_zones",
+    place="query",
+    description="Only nodes in these zones are told of the resource, separated by commas; none given = all.",
+    schema={"type": "string", "examples": ["eu-1"]},
+    read=_names,
+    repeatable=True,
 )
 TAGS = Parameter(
     name="tags",

@@ -1,6 +1,6 @@
 """Every route of the REST edge, in the order in which the documentation shows them."""
 
-from controlplane.api import batch, documentation, events, instances, policies, probes, proxies, reading
+from controlplane.api import batch, documentation, events, instances, policies, probes, proxies, reading, resources
 from controlplane.api.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -8,6 +8,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *instances.OPERATIONS,
     *batch.OPERATIONS,
     *policies.OPERATIONS,
+    *resources.OPERATIONS,
     *events.OPERATIONS,
     *proxies.OPERATIONS,
     *probes.OPERATIONS,

@@ -111,6 +111,9 @@ def bootstrap(
     gateway_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Listen here instead of the control plane's GATEWAY_PORT.")
     ] = None,
+    runtime_layer: Annotated[
+        str | None, typer.Option(help="Take runtime values from the raw resource of this name (RTDS).")
+    ] = None,
 ) -> None:
     """Print an Envoy bootstrap (YAML) that takes everything from this control plane."""
     from controlplane.bootstrap import bootstrap as make  # noqa: PLC0415
@@ -126,6 +129,7 @@ def bootstrap(
         admin_host=admin_host,
         admin_port=admin_port,
         gateway_port=gateway_port,
+        runtime_layer=runtime_layer,
     )
     typer.echo(text, nl=not text.endswith("\n"))
 
