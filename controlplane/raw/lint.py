@@ -167,6 +167,10 @@ def _http_filter(filter_: HttpFilter) -> Iterator[tuple[Path, str]]:
 
 
 def _route_configuration(routes: RouteConfiguration) -> Iterator[tuple[Path, str]]:
+    source = None if routes.vhds is None else routes.vhds.config_source
+    if source is not None and source.initial_fetch_timeout == timedelta(0):
+        # Envoy names no host before a request asks for one, and an answer that holds none does not end its wait.
+        yield ("vhds", "config_source", "initial_fetch_timeout"), "with 0 s the listener is never ready; 1 s will do"
     names: set[str] = set()
     domains: set[str] = set()
     for index, host in enumerate(routes.virtual_hosts):

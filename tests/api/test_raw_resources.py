@@ -163,6 +163,12 @@ async def test_canonical_names_and_the_protos_own_are_the_same_resource(edge):
             "#/virtual_hosts/1/domains/0",
             id="a domain of two virtual hosts",
         ),
+        pytest.param(
+            "routes",
+            {"name": "legacy", "vhds": {"config_source": {**ADS, "initial_fetch_timeout": "0s"}}},
+            "#/vhds/config_source/initial_fetch_timeout",
+            id="virtual hosts on demand that a listener would wait for in vain",
+        ),
         pytest.param("virtual-hosts", {"name": "legacy", "domains": ["a"]}, "#", id="a virtual host of no table"),
     ],
 )
