@@ -37,6 +37,8 @@ from controlplane.model import (
 from controlplane.pick import Picker
 from controlplane.polled import PolledGroups
 from controlplane.publish import Publisher
+from controlplane.raw.compile import Compiler
+from controlplane.raw.overlay import Overlay
 from controlplane.readiness import Readiness
 from controlplane.registry.journal import Journal, JournalError
 from controlplane.registry.memory import MemoryRegistry
@@ -132,6 +134,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         )
         resolver = Resolver(emit=heard, resolve=system_resolve, clock=time.monotonic)
         live.subscribe(Checks(live, monitor, resolver).on_change)
+        compiler = Compiler()
         publisher = Publisher(
             live=live,
             cache=cache,
@@ -140,6 +143,8 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             observer=PublicationObserver(metrics),
             clock=time.monotonic,
             debounce=Debounce(),
+            overlay=Overlay(compiler),
+            regroup=lambda: server.regroup(),  # noqa: PLW0108 - the server is made below, of this publisher
         )
         readiness.add(f"registry/{registry.name}", lambda: _unless(registry.name in live.current.synced, "not in sync"))
         # These two hold up the first publication only: what is registered later must not make readiness flap.
@@ -190,6 +195,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                 ),
                 proxies=status,
                 discovery=polled.snapshot,
+                compiler=compiler,
                 version=version,
                 report_error=lambda error, request_id: log.error("http.error", request_id=request_id, exc_info=error),
                 monotonic=time.monotonic,
@@ -314,9 +320,12 @@ async def require_free(host: str, port: int, setting: str) -> None:
 
 
 def _refusals(publisher: Publisher) -> str | None:
-    """Say which services keep their last good version because their newest breaks a content rule."""
+    """Say which services keep their last good version, having broken a content rule, and which raw resources wait."""
     held = [f"{name}: {'; '.join(problems)}" for name, problems in sorted(publisher.refused.items())]
-    return None if not held else f"{len(held)} services are held at their last good version: " + ", ".join(held[:5])
+    left = [f"{key}: {why}" for key, why in sorted(publisher.left_out.items())]
+    said = [f"{len(held)} services are held at their last good version: " + ", ".join(held[:5])] if held else []
+    said += [f"{len(left)} raw resources are not published: " + ", ".join(left[:5])] if left else []
+    return "; ".join(said) or None
 
 
 def _refused_lines(count: int) -> str | None:

@@ -70,7 +70,7 @@ cluster_manager:
     grpc_services:
     - envoy_grpc: {{ cluster_name: xds_cluster }}
 
-"""
+{runtime}"""
 
 _CONTROL_PLANE = """\
 static_resources:
@@ -113,6 +113,19 @@ _POLLED = (
     "refresh_delay: 3s, request_timeout: 5s }"
 )
 # As `translate.names` spells it for clusters and listeners, which takes a second to import; a test compares them.
+_RUNTIME = """\
+layered_runtime:
+  layers:
+  # Kill switches and feature flags from the control plane. One that nobody has set must not keep Envoy from starting.
+  - name: {layer}
+    rtds_layer:
+      name: {layer}
+      rtds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 5s }}
+  # Above it, what an operator sets on the admin page of this one Envoy.
+  - name: admin
+    admin_layer: {{}}
+
+"""
 
 _PROTOCOLS = {
     "delta": ("DELTA_GRPC", "Delta xDS: only what changed is sent."),
@@ -131,12 +144,14 @@ def bootstrap(
     admin_host: str,
     admin_port: int,
     gateway_port: int | None,
+    runtime_layer: str | None = None,
 ) -> str:
     """Write a bootstrap that takes everything from a control plane.
 
     `xds_host` and `xds_port` are those of the xDS port, for `rest` those of the REST API.
     `node_id` and `cluster` None leave them to Envoy's command line (--service-node, --service-cluster).
     `gateway_port` makes this Envoy's gateway listen there in place of the control plane's GATEWAY_PORT.
+    `runtime_layer` names a Runtime resource (RTDS) that this Envoy takes its runtime values from.
 
     Raises ValueError where `admin_host` is neither an IP address nor `localhost`: Envoy resolves no names there.
     """
@@ -153,6 +168,7 @@ def bootstrap(
         admin_address=_admin_address(admin_host, admin_port),
         api_type=api_type,
         polled=_POLLED,
+        runtime="" if runtime_layer is None else _RUNTIME.format(layer=_quoted(runtime_layer)),
         discovery=_discovery(xds_host),
         xds_address=_address(xds_host, xds_port),
     )

@@ -14,6 +14,7 @@ from typing import assert_never
 from controlplane.model import (
     DeleteInstance,
     DeletePolicy,
+    DeleteResource,
     Event,
     GraceOver,
     HealthStatus,
@@ -23,7 +24,10 @@ from controlplane.model import (
     Judged,
     PutInstance,
     PutPolicy,
+    PutResource,
+    RawResource,
     Resolved,
+    ResourceKey,
     ServiceName,
     Synced,
     Verdict,
@@ -41,6 +45,8 @@ class Scope(Enum):
     """Only the instances of clusters that exist already: takes the fast path to EDS."""
     CLUSTERS = auto()
     """Services appear, go, or change policy: clusters and routes follow."""
+    RESOURCES = auto()
+    """Raw resources only: no service is planned again."""
     READINESS = auto()
     """Nothing that proxies see; a registry is in sync."""
 
@@ -100,6 +106,14 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RawEntry:
+    """Hold a raw resource and the revision of its last change."""
+
+    resource: RawResource
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """Say what an event changed, and with which revision. `emptied`: a service lost its last instance."""
 
@@ -117,6 +131,7 @@ class Catalog:
     revision: int = 0
     services: Mapping[ServiceName, Service] = field(default_factory=lambda: MappingProxyType({}))
     resolutions: Mapping[str, Resolved] = field(default_factory=lambda: MappingProxyType({}))
+    raw: Mapping[ResourceKey, RawEntry] = field(default_factory=lambda: MappingProxyType({}))
     synced: frozenset[str] = frozenset()
     checks_enabled: bool = True
 
@@ -135,6 +150,16 @@ class Catalog:
             case DeletePolicy():
                 known = self.services.get(event.service)
                 return (self, None) if known is None else self._policy(known, None, event)
+            case PutResource(resource=resource):
+                known_entry = self.raw.get(resource.key)
+                if known_entry is not None and known_entry.resource == resource:
+                    return self, None
+                entry = RawEntry(resource=resource, revision=self.revision + 1)
+                return self._resources({**self.raw, resource.key: entry}, event)
+            case DeleteResource():
+                if event.key not in self.raw:
+                    return self, None
+                return self._resources({key: kept for key, kept in self.raw.items() if key != event.key}, event)
             case GraceOver():
                 return self._grace_over(event)
             case Resolved():
@@ -177,6 +202,11 @@ class Catalog:
         Nothing that anyone sees changes, so there is no new revision.
         """
         return replace(self, resolutions={name: known for name, known in self.resolutions.items() if name != host})
+
+    def _resources(self, raw: Mapping[ResourceKey, RawEntry], event: Event) -> "tuple[Catalog, Change]":
+        revision = self.revision + 1
+        change = Change(revision=revision, scope=Scope.RESOURCES, services=(), event=event)
+        return replace(self, revision=revision, raw=raw), change
 
     def _with(self, service: Service, change: Change) -> "tuple[Catalog, Change]":
         services = dict(self.services)

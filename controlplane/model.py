@@ -289,6 +289,37 @@ class InstanceKey:
         return f"{self.service}/{self.id}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ResourceKey:
+    """Identify a raw xDS resource: its name is unique within its type."""
+
+    type_url: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.type_url.rpartition('.')[2]} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=_CONFIG)
+class RawResource:
+    """Hold one xDS resource as its author wrote it; empty limits = every node may have it.
+
+    `body` is its proto3 JSON without `@type`, keys sorted: the form in which it is compared, kept and read again. It
+    may hold a private key, so it is left out of what is printed.
+    """
+
+    type_url: Annotated[str, Strict(), Field(min_length=1, max_length=253)]
+    name: Annotated[str, Strict(), Field(min_length=1, max_length=1024)]
+    body: Annotated[str, Strict()] = field(repr=False)
+    node_clusters: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = ()
+    node_zones: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = ()
+
+    @property
+    def key(self) -> ResourceKey:
+        """Return what identifies this resource among all."""
+        return ResourceKey(self.type_url, self.name)
+
+
 # Events: what registries and checks tell the catalog. Each is the whole new value, never a difference.
 
 
@@ -328,6 +359,22 @@ class DeletePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PutResource:
+    """Say that a registry holds this raw resource."""
+
+    resource: RawResource
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteResource:
+    """Say that a registry no longer holds a raw resource."""
+
+    key: ResourceKey
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Synced:
     """Say that a registry has delivered everything it held when it was asked (law 2)."""
 
@@ -359,5 +406,5 @@ class GraceOver:
     emptied_at: int
 
 
-RegistryEvent = PutInstance | DeleteInstance | PutPolicy | DeletePolicy | Synced
+RegistryEvent = PutInstance | DeleteInstance | PutPolicy | DeletePolicy | PutResource | DeleteResource | Synced
 Event = RegistryEvent | Judged | Resolved | GraceOver

@@ -7,14 +7,15 @@ breaks a content rule is refused alone: its last good version stays, everything 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from controlplane.catalog import Change, Scope, Service
 from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
-from controlplane.model import ServiceName
+from controlplane.model import ResourceKey, ServiceName
 from controlplane.plan import Cluster, Planner
+from controlplane.raw.overlay import Overlay
 from controlplane.translate import lint
 from controlplane.views import Flavour, NodeGroup, Spelled, Unspeakable, View, group_of, spelling_for
 from xds.cache import SnapshotCache
@@ -36,7 +37,7 @@ class Observer(Protocol):
     """Hear what was published; called synchronously, must not block."""
 
     def published(self, reason: str, revision: str, duration_s: float) -> None:
-        """Hear of a publication: `reason` is "start", "endpoints" or "clusters"."""
+        """Hear of a publication: `reason` is "start", "endpoints", "clusters" or "resources" (raw ones only)."""
         ...
 
     def refused(self, service: str, problems: list[str]) -> None:
@@ -47,7 +48,8 @@ class Observer(Protocol):
 class Publisher:
     """Keep the cache's snapshots equal to what the catalog says.
 
-    Nothing is published before `first_state` returns (law 2); until then `ready` is False.
+    Nothing is published before `first_state` returns (law 2); until then `ready` is False. `regroup` is called when
+    `group_of` may answer otherwise than before for nodes that are connected.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Publisher:
         observer: Observer,
         clock: Callable[[], float],
         debounce: Debounce,
+        overlay: Overlay | None = None,
+        regroup: Callable[[], None] = lambda: None,
     ) -> None:
         self._live = live
         self._cache = cache
@@ -68,6 +72,8 @@ class Publisher:
         self._observer = observer
         self._clock = clock
         self._debounce = debounce
+        self._overlay = overlay or Overlay()
+        self._regroup = regroup
         self._dirty: dict[ServiceName, _Pending] = {}
         self._wake = asyncio.Event()
         self._planner = Planner()
@@ -85,9 +91,14 @@ class Publisher:
         """Return the services whose newest state broke a content rule, with the rules' words."""
         return self._refused
 
+    @property
+    def left_out(self) -> Mapping[ResourceKey, str]:
+        """Return the raw resources that nobody is told of, and why."""
+        return self._overlay.left_out
+
     def group_of(self, node: Node) -> NodeGroup:
         """Return the group of a node and see that it has a snapshot, or gets one as soon as its view is complete."""
-        group = group_of(node, self._default_group.gateway_port)
+        group = replace(group_of(node, self._default_group.gateway_port), audience=self._overlay.audience(node))
         if group not in self._groups:
             self._add_group(group)
         return group
@@ -128,7 +139,7 @@ class Publisher:
                 self._dirty[name] = _Pending(change.scope, pending.since)
         if not self.ready or change.scope is Scope.READINESS:
             return
-        if change.scope is Scope.CLUSTERS:
+        if change.scope in (Scope.CLUSTERS, Scope.RESOURCES):
             self._debounce.touch(self._clock())
             self._wake.set()
         elif not self._flush_scheduled:
@@ -150,6 +161,8 @@ class Publisher:
         """Publish everything that waits now, slice by slice, so that others get turns between."""
         self._debounce.published(self._clock())
         waiting = list(self._dirty)
+        if not waiting:
+            self._publish("resources", self._clock())
         while names := [name for name in waiting if name in self._dirty]:
             started = self._clock()
             self._replan(names)
@@ -233,6 +246,9 @@ class Publisher:
             self._observer.refused(name, problems)
 
     def _publish(self, reason: str, started: float) -> None:
+        if self._overlay.update(self._live.current):
+            # Before the old groups are told: a node that may have more now must not first be told that it has less.
+            self._regroup()
         self._drop_unwatched()
         self._set(self._groups)
         self._observer.published(reason, self._revision(), self._clock() - started)
@@ -253,7 +269,9 @@ class Publisher:
             if view.complete:
                 for group in groups:
                     if group.flavour == flavour:
-                        self._cache.set(group, Snapshot({**view.sets(), **self._groups[group]}, self._revision()))
+                        ours = {**view.sets(), **self._groups[group]}
+                        told = self._overlay.over(ours, group.audience, flavour)
+                        self._cache.set(group, Snapshot(told, self._revision()))
 
     def _revision(self) -> str:
         """Return the newest revision of which, and of all before it, everything is in the sets (law 10)."""

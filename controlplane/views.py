@@ -13,6 +13,7 @@ from typing import Protocol, assert_never
 from controlplane.model import ServiceName
 from controlplane.plan import Cluster
 from controlplane.proxyless import proxyless
+from controlplane.raw.overlay import Limit
 from controlplane.translate import grpc, lint, listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments
@@ -41,10 +42,14 @@ class Flavour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeGroup:
-    """Name the nodes that are told exactly the same: of one flavour and, if Envoys, with one gateway port (else 0)."""
+    """Name the nodes that are told exactly the same: of one flavour and, if Envoys, with one gateway port (else 0).
+
+    `audience` are those limits of raw resources that let these nodes in.
+    """
 
     flavour: Flavour = Flavour()
     gateway_port: int = 0
+    audience: frozenset[Limit] = frozenset()
 
 
 GRPC = Flavour(client=Client.GRPC)

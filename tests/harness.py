@@ -150,6 +150,7 @@ class Envoy:
     protocol: Literal["delta", "sotw", "rest"] = "delta"
     node_id: str = "e2e"
     gateway_port: int | None = None
+    runtime_layer: str | None = None
     admin_port: int = field(default_factory=free_port)
     process: asyncio.subprocess.Process | None = None
 
@@ -170,6 +171,7 @@ class Envoy:
                 admin_host="127.0.0.1",
                 admin_port=self.admin_port,
                 gateway_port=self.gateway_port,
+                runtime_layer=self.runtime_layer,
             )
         )
         with (self.folder / f"{self.node_id}.log").open("ab") as log:

@@ -49,6 +49,16 @@ def test_a_gateway_port_travels_in_the_metadata() -> None:
 
 
 @pytest.mark.unit
+def test_a_runtime_layer_comes_over_the_same_stream_and_the_admin_page_overrules_it() -> None:
+    assert "layered_runtime" not in made()
+    layer, admin = made(runtime_layer="flags")["layered_runtime"]["layers"]
+
+    assert layer["rtds_layer"]["name"] == "flags"
+    assert layer["rtds_layer"]["rtds_config"]["ads"] == {}
+    assert admin == {"name": "admin", "admin_layer": {}}
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize(("protocol", "api_type"), [("delta", "DELTA_GRPC"), ("sotw", "GRPC")])
 def test_the_protocol_is_that_of_the_stream(protocol: str, api_type: str) -> None:
     assert made(protocol=protocol)["dynamic_resources"]["ads_config"]["api_type"] == api_type

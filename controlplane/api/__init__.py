@@ -27,10 +27,11 @@ def build(context: Context) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[edge.middleware])
     for operation in served:
         handler = _bound(operation.handler, edge)
+        path = operation.path.replace(f"{{{operation.tail}}}", f"{{{operation.tail}:.+}}")
         if operation.method == "GET":
-            app.router.add_get(operation.path, handler, allow_head=operation.allow_head)
+            app.router.add_get(path, handler, allow_head=operation.allow_head)
         else:
-            app.router.add_route(operation.method, operation.path, handler)
+            app.router.add_route(operation.method, path, handler)
     app.on_shutdown.append(edge.stop)
     return app
 

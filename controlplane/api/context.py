@@ -5,7 +5,7 @@ edge may not import, so that each can be replaced in a test or left out by a set
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from controlplane.catalog import Entry, Service
@@ -13,6 +13,7 @@ from controlplane.health import HealthReports
 from controlplane.live import LiveCatalog
 from controlplane.model import HealthCheck
 from controlplane.policy import Strategy
+from controlplane.raw.compile import Compiler
 from controlplane.readiness import Readiness
 from controlplane.registry import WritableRegistry
 from xds.status import ProxyStatus, ResourceStatus
@@ -83,7 +84,8 @@ class Metrics(Protocol):
     def registry_operation(self, registry: str, operation: str, outcome: str) -> None:
         """Count a write.
 
-        `operation` is register, deregister, drain, heartbeat, put_policy or delete_policy; `outcome` is
+        `operation` is register, deregister, drain, heartbeat, put_policy, delete_policy, put_resource or
+        delete_resource; `outcome` is
         success, refused (the request's fault: taken address, conflict, unknown instance) or failure.
         """
         ...
@@ -139,3 +141,4 @@ class Context:
     request_id: Callable[[], str]
     discovery: Callable[[Node], Awaitable[Snapshot | None]] | None = None
     visible_within_s: float = 2.0
+    compiler: Compiler = field(default_factory=Compiler)

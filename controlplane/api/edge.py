@@ -124,6 +124,7 @@ class Edge:
         self.ready_bytes = ReadyBytes()
         self.rendered_resources = RenderedResources()
         self.policy_writes = asyncio.Lock()
+        self.resource_writes = asyncio.Lock()
         self._parked: set[asyncio.Timeout] = set()
         self._stopping = False
 

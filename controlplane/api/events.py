@@ -19,23 +19,29 @@ from controlplane.api.reading import show
 from controlplane.api.views import (
     DeleteInstanceEvent,
     DeletePolicyEvent,
+    DeleteResourceEvent,
     PutInstanceEvent,
     PutPolicyEvent,
+    PutResourceEvent,
     policy_view,
 )
-from controlplane.catalog import Catalog, Change
+from controlplane.catalog import Catalog, Change, RawEntry
 from controlplane.model import (
     DeleteInstance,
     DeletePolicy,
+    DeleteResource,
     GraceOver,
     InstanceKey,
     Judged,
     PutInstance,
     PutPolicy,
+    PutResource,
     Resolved,
+    ResourceKey,
     ServiceName,
     Synced,
 )
+from xds.typenames import WORDS
 
 EVENTS = "events"
 
@@ -48,10 +54,11 @@ _STUCK_S = 60.0
 
 @dataclass(slots=True)
 class _Touched:
-    """Collect what changed, each thing once: instances with the reason where they went last, and policies."""
+    """Collect what changed, each thing once: instances with the reason where they went last, policies and resources."""
 
     instances: dict[InstanceKey, str] = field(default_factory=dict)
     policies: dict[ServiceName, None] = field(default_factory=dict)
+    resources: dict[ResourceKey, None] = field(default_factory=dict)
 
 
 async def events(edge: Edge, request: web.Request) -> web.StreamResponse:
@@ -135,6 +142,8 @@ async def _everything(edge: Edge, response: web.StreamResponse, only: frozenset[
     catalog = edge.context.live.current
     for name in sorted(only or catalog.services):
         await _write(response, _puts(edge, catalog, ServiceName(name)))
+    if not only:
+        await _write(response, (_event("put", _resource_put(each), None) for _, each in sorted(catalog.raw.items())))
     await _write(response, [_event("synced", b"{}", edge.context.live.label(catalog.revision))])
     return catalog.revision
 
@@ -148,6 +157,7 @@ async def _since(edge: Edge, response: web.StreamResponse, only: frozenset[Servi
         _touch(touched, change, catalog, only)
     written = [_instance_event(edge, catalog, key, reason) for key, reason in touched.instances.items()]
     written += [_policy_event(catalog, name) for name in touched.policies]
+    written += [_resource_event(catalog, key) for key in touched.resources]
     last = len(written) - 1
     await _write(
         response,
@@ -169,10 +179,12 @@ def _after(edge: Edge, position: int) -> list[Change]:
 
 
 def _touch(touched: _Touched, change: Change, catalog: Catalog, only: frozenset[ServiceName]) -> None:
+    event = change.event
+    if not only and isinstance(event, PutResource | DeleteResource):
+        touched.resources[event.resource.key if isinstance(event, PutResource) else event.key] = None
     services = [name for name in change.services if not only or name in only]
     if not services:
         return
-    event = change.event
     match event:
         case PutInstance():
             touched.instances[event.instance.key] = ""
@@ -188,7 +200,7 @@ def _touch(touched: _Touched, change: Change, catalog: Catalog, only: frozenset[
                 for entry in () if service is None else service.sorted_entries():
                     if entry.instance.host == event.host:
                         touched.instances.setdefault(entry.instance.key, "")
-        case GraceOver() | Synced():
+        case PutResource() | DeleteResource() | GraceOver() | Synced():
             pass
 
 
@@ -214,6 +226,21 @@ def _policy_event(catalog: Catalog, name: ServiceName) -> tuple[str, bytes]:
     if service is None or service.own_policy is None:
         return "delete", orjson.dumps(DeletePolicyEvent(service=name))
     return "put", orjson.dumps(PutPolicyEvent(policy=policy_view(service)))
+
+
+def _resource_event(catalog: Catalog, key: ResourceKey) -> tuple[str, bytes]:
+    entry = catalog.raw.get(key)
+    if entry is None:
+        return "delete", orjson.dumps(DeleteResourceEvent(type=WORDS[key.type_url], name=key.name))
+    return "put", _resource_put(entry)
+
+
+def _resource_put(entry: RawEntry) -> bytes:
+    raw = entry.resource
+    event = PutResourceEvent(
+        type=WORDS[raw.type_url], name=raw.name, node_clusters=raw.node_clusters, node_zones=raw.node_zones
+    )
+    return orjson.dumps(event)
 
 
 def _event(kind: str, data: bytes, event_id: str | None) -> bytes:
@@ -254,7 +281,8 @@ OPERATIONS = (
         "`Last-Event-ID` the stream goes on after that event; where that is unknown or too long ago it begins with "
         "`reset`: forget everything, the full state follows. A slow reader is moved to the newest state: it may see "
         "several changes of one thing as one. A comment line comes every 15 s. Data is JSON: an object whose `kind` is "
-        "`instance` or `policy`.",
+        "`instance`, `policy` or `resource`; of a raw resource only the name is told. With `service` there are none of "
+        "those.",
         handler=events,
         allow_head=False,
         parameters=(SERVICES, LAST_EVENT_ID),
@@ -263,7 +291,14 @@ OPERATIONS = (
                 status=200,
                 description="The stream.",
                 media_type="text/event-stream",
-                models=(PutInstanceEvent | DeleteInstanceEvent | PutPolicyEvent | DeletePolicyEvent,),
+                models=(
+                    PutInstanceEvent
+                    | DeleteInstanceEvent
+                    | PutPolicyEvent
+                    | DeletePolicyEvent
+                    | PutResourceEvent
+                    | DeleteResourceEvent,
+                ),
                 headers=("Revision",),
             ),
         ),

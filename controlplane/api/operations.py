@@ -50,7 +50,10 @@ class Body:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """Describe one route. `id` is its operationId, `group` the heading it stands under."""
+    """Describe one route. `id` is its operationId, `group` the heading it stands under.
+
+    `tail` names the last parameter of a path where that may hold slashes, as they are or escaped.
+    """
 
     method: str
     path: str
@@ -70,6 +73,7 @@ class Operation:
         return self.problems if self.method == "GET" else (*self.problems, CROSS_SITE)
 
     needs_metrics: bool = False
+    tail: str = ""
     allow_head: bool = True
 
 

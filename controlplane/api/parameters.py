@@ -134,6 +134,34 @@ NODE_ID = Parameter(
     description="The node id that the proxy was started with.",
     schema={"type": "string", "examples": ["edge-7"]},
 )
+RESOURCE_TYPE = Parameter(
+    name="type",
+    place="path",
+    description=f"The xDS type: {', '.join(WORDS.values())}; or its abbreviation, message or type URL.",
+    schema={"type": "string", "examples": ["secrets", "SDS"]},
+)
+RESOURCE_NAME = Parameter(
+    name="name",
+    place="path",
+    description="The resource's name; it may hold slashes.",
+    schema={"type": "string", "minLength": 1, "maxLength": 1024, "examples": ["rtds_layer"]},
+)
+NODE_CLUSTERS = Parameter(
+    name="node_clusters",
+    place="query",
+    description="Only nodes of these clusters are told of the resource, separated by commas; none given = all.",
+    schema={"type": "string", "examples": ["edge,internal"]},
+    read=_names,
+    repeatable=True,
+)
+NODE_ZONES = Parameter(
+    name="node_zones",
+    place="query",
+    description="Only nodes in these zones are told of the resource, separated by commas; none given = all.",
+    schema={"type": "string", "examples": ["eu-1"]},
+    read=_names,
+    repeatable=True,
+)
 TAGS = Parameter(
     name="tags",
     place="query",
@@ -194,7 +222,7 @@ STATE = Parameter(
     read=_state,
     choices=tuple(state.value for state in State),
 )
-TYPE = Parameter(
+ONLY_TYPE = Parameter(
     name="type",
     place="query",
     description="Only resources of this type: a word such as `clusters`, a service's abbreviation such as `CDS`, the "
@@ -203,7 +231,7 @@ TYPE = Parameter(
     read=_type,
     choices=tuple(WORDS.values()),
 )
-RESOURCE_NAME = Parameter(
+ONLY_NAME = Parameter(
     name="name",
     place="query",
     description="Only resources of this name.",

@@ -65,6 +65,9 @@ UNKNOWN_SERVICE = ProblemType(
 UNKNOWN_INSTANCE = ProblemType(
     "unknown-instance", 404, "The instance is not known", "The service has no instance of this id."
 )
+UNKNOWN_RESOURCE = ProblemType(
+    "unknown-resource", 404, "The resource is not known", "No raw xDS resource of this type has this name."
+)
 UNKNOWN_PROXY = ProblemType("unknown-proxy", 404, "The proxy is not known", "No proxy of this node id is connected.")
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed", 405, "The method is not allowed here", "`Allow` lists the methods of this resource."
@@ -74,6 +77,13 @@ ADDRESS_TAKEN = ProblemType(
     409,
     "The address belongs to another instance",
     "Two instances of a service cannot have one host and port. `owner` is the id of the one that has it.",
+)
+NAME_RESERVED = ProblemType(
+    "name-reserved",
+    409,
+    "The name is not free",
+    "A service's cluster and assignment, its listener and routes, and those of the gateway are made here; a raw "
+    "resource cannot take their place. `owner` says whose the name is.",
 )
 CONFLICT = ProblemType(
     "conflict",
@@ -124,8 +134,10 @@ PROBLEM_TYPES: Sequence[ProblemType] = (
     UNKNOWN_SERVICE,
     UNKNOWN_INSTANCE,
     UNKNOWN_PROXY,
+    UNKNOWN_RESOURCE,
     METHOD_NOT_ALLOWED,
     ADDRESS_TAKEN,
+    NAME_RESERVED,
     CONFLICT,
     PRECONDITION_FAILED,
     TOO_LARGE,

@@ -18,9 +18,9 @@ from controlplane.api.parameters import (
     IF_NONE_MATCH,
     LIMIT,
     NODE_ID,
-    RESOURCE_NAME,
+    ONLY_NAME,
+    ONLY_TYPE,
     STATE,
-    TYPE,
     cursor_after,
     read_query,
 )
@@ -67,7 +67,7 @@ class ProxyConfig:
 
 async def get_proxy_config(edge: Edge, request: web.Request) -> web.Response:
     """Answer with one page of what a proxy holds."""
-    query = read_query(request, (TYPE, RESOURCE_NAME, STATE, CONTENTS, LIMIT, CURSOR))
+    query = read_query(request, (ONLY_TYPE, ONLY_NAME, STATE, CONTENTS, LIMIT, CURSOR))
     node_id = request.match_info["node_id"]
     limit: int = query.get("limit", DEFAULT_LIMIT)
     connected = edge.context.proxies
@@ -142,7 +142,7 @@ OPERATIONS = (
         description="Every resource that the proxy asks for by name, was told of or refused, by type and name, with "
         "the content that it acknowledged. It cannot be waited for.",
         handler=get_proxy_config,
-        parameters=(NODE_ID, TYPE, RESOURCE_NAME, STATE, CONTENTS, LIMIT, CURSOR, IF_NONE_MATCH),
+        parameters=(NODE_ID, ONLY_TYPE, ONLY_NAME, STATE, CONTENTS, LIMIT, CURSOR, IF_NONE_MATCH),
         answers=shown(ProxyConfig, "One page of what the proxy holds.", headers=("Link",)),
         problems=(INVALID, UNKNOWN_PROXY),
     ),

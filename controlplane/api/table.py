@@ -11,6 +11,7 @@ from controlplane.api import (
     proxies,
     proxy_config,
     reading,
+    resources,
 )
 from controlplane.api.operations import Operation
 
@@ -19,6 +20,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *instances.OPERATIONS,
     *batch.OPERATIONS,
     *policies.OPERATIONS,
+    *resources.OPERATIONS,
     *events.OPERATIONS,
     *proxies.OPERATIONS,
     *proxy_config.OPERATIONS,

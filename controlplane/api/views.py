@@ -194,6 +194,26 @@ class DeletePolicyEvent:
     kind: Literal["policy"] = "policy"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutResourceEvent:
+    """Show the data of a `put` event about a raw xDS resource: which one it is, never what it holds."""
+
+    type: str
+    name: str
+    node_clusters: tuple[str, ...]
+    node_zones: tuple[str, ...]
+    kind: Literal["resource"] = "resource"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteResourceEvent:
+    """Show the data of a `delete` event about a raw xDS resource."""
+
+    type: str
+    name: str
+    kind: Literal["resource"] = "resource"
+
+
 def timestamp(seconds: float) -> str | None:
     """Return seconds since the epoch as RFC 3339 in UTC, None where they are no time a calendar knows."""
     try:

@@ -19,6 +19,8 @@ from controlplane.model import (
     Instance,
     InstanceKey,
     PutInstance,
+    RawResource,
+    ResourceKey,
     ServiceName,
     same_instance,
 )
@@ -118,6 +120,19 @@ async def until(edge: Edge, service: ServiceName, true: Callable[[], bool]) -> i
     return await _until(edge, service, revision, None)
 
 
+async def resource_visible(edge: Edge, key: ResourceKey, raw: RawResource | None) -> int | None:
+    """Return the revision at which the catalog has `raw` under `key` (None: has nothing); None where not in time."""
+    live = edge.context.live
+
+    def revision() -> int | None:
+        entry = live.current.raw.get(key)
+        if entry is None:
+            return live.current.revision if raw is None else None
+        return entry.revision if entry.resource == raw else None
+
+    return await _until(edge, None, revision, None)
+
+
 def unseen(edge: Edge, instance: Instance, revision: int = 0) -> Entry:
     """Return an instance as it was written, where the catalog does not hold it (yet, or any more)."""
     return Entry(
@@ -147,7 +162,9 @@ def _in_history(edge: Edge, before: int, wanted: Callable[[Event], bool]) -> int
     return None
 
 
-async def _until(edge: Edge, service: ServiceName, made: Callable[[], T | None], within_s: float | None) -> T | None:
+async def _until(
+    edge: Edge, service: ServiceName | None, made: Callable[[], T | None], within_s: float | None
+) -> T | None:
     result = made()
     if result is not None:
         return result

@@ -133,6 +133,9 @@ def bootstrap(
     grpc: Annotated[
         bool, typer.Option("--grpc", help="For a gRPC client without a proxy: JSON for GRPC_XDS_BOOTSTRAP.")
     ] = False,
+    runtime_layer: Annotated[
+        str | None, typer.Option(help="Take runtime values from the raw resource of this name (RTDS).")
+    ] = None,
 ) -> None:
     """Print an Envoy bootstrap (YAML) that takes everything from this control plane; with --grpc, a gRPC client's."""
     from controlplane.bootstrap import bootstrap as make  # noqa: PLC0415
@@ -155,6 +158,7 @@ def bootstrap(
         admin_host=admin_host,
         admin_port=admin_port,
         gateway_port=gateway_port,
+        runtime_layer=runtime_layer,
     )
     typer.echo(text, nl=not text.endswith("\n"))
 

@@ -7,7 +7,7 @@ and nothing else: not the catalog, not xDS, not its siblings.
 from collections.abc import Callable
 from typing import Protocol
 
-from controlplane.model import Instance, InstanceKey, RegistryEvent, ServiceName, Verdict
+from controlplane.model import Instance, InstanceKey, RawResource, RegistryEvent, ResourceKey, ServiceName, Verdict
 from controlplane.policy import Policy
 
 Emit = Callable[[RegistryEvent], None]
@@ -103,4 +103,12 @@ class WritableRegistry(Registry, Protocol):
 
     async def delete_policy(self, service: ServiceName) -> bool:
         """Remove a service's policy; return whether there was one."""
+        ...
+
+    async def put_resource(self, resource: RawResource) -> bool:
+        """Store a raw resource; return whether it is new."""
+        ...
+
+    async def delete_resource(self, key: ResourceKey) -> bool:
+        """Remove a raw resource; return whether there was one."""
         ...

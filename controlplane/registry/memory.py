@@ -16,7 +16,9 @@ from typing import Protocol
 from controlplane.model import (
     Instance,
     InstanceKey,
+    RawResource,
     RegistryEvent,
+    ResourceKey,
     ServiceName,
     Synced,
     Verdict,
@@ -38,10 +40,12 @@ from controlplane.registry.state import (
     Delete,
     Drain,
     DropPolicy,
+    DropResource,
     Judge,
     Put,
     Record,
     SetPolicy,
+    SetResource,
     State,
 )
 
@@ -70,7 +74,7 @@ CallLater = Callable[[float, Callable[[], object]], Timer]
 
 
 class MemoryRegistry:
-    """Hold instances and policies in this process. Implements WritableRegistry.
+    """Hold instances, policies and raw resources in this process. Implements WritableRegistry.
 
     `clock` is in seconds, of any origin; `call_later` wakes after that many seconds of it, by default the
     loop's own.
@@ -203,6 +207,23 @@ class MemoryRegistry:
             await self._settle()
             return False
         await self._write(DropPolicy(service=service))
+        return True
+
+    async def put_resource(self, resource: RawResource) -> bool:
+        """Store a raw resource; see WritableRegistry."""
+        stored = self._accepted.resources.get(resource.key)
+        if stored == resource:
+            await self._settle()
+        else:
+            await self._write(SetResource(resource=resource))
+        return stored is None
+
+    async def delete_resource(self, key: ResourceKey) -> bool:
+        """Remove a raw resource; see WritableRegistry."""
+        if key not in self._accepted.resources:
+            await self._settle()
+            return False
+        await self._write(DropResource(type_url=key.type_url, name=key.name))
         return True
 
     async def _settle(self) -> None:

@@ -13,13 +13,17 @@ from pydantic import ConfigDict, Field, with_config
 from controlplane.model import (
     DeleteInstance,
     DeletePolicy,
+    DeleteResource,
     Instance,
     InstanceId,
     InstanceIdField,
     InstanceKey,
     PutInstance,
     PutPolicy,
+    PutResource,
+    RawResource,
     RegistryEvent,
+    ResourceKey,
     ServiceName,
     ServiceNameField,
     Verdict,
@@ -114,23 +118,43 @@ class DropPolicy:
     op: Literal["no_policy"] = "no_policy"
 
 
-Record = Put | Delete | Drain | Judge | SetPolicy | DropPolicy
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetResource:
+    """Store a raw resource."""
+
+    resource: RawResource
+    op: Literal["resource"] = "resource"
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropResource:
+    """Remove a raw resource."""
+
+    type_url: str
+    name: str
+    op: Literal["no_resource"] = "no_resource"
+
+
+Record = Put | Delete | Drain | Judge | SetPolicy | DropPolicy | SetResource | DropResource
 
 
 class State:
-    """Hold instances with their verdicts and pending removals, and policies. Mutable; `copy` is cheap.
+    """Hold instances with their verdicts and pending removals, policies and raw resources. Mutable; `copy` is cheap.
 
     `removals` says by how many seconds the removal of a draining instance was put off; `addresses` who has
     which host and port in a service.
     """
 
-    __slots__ = ("addresses", "instances", "policies", "removals", "verdicts")
+    __slots__ = ("addresses", "instances", "policies", "removals", "resources", "verdicts")
 
     def __init__(self) -> None:
         self.instances: dict[InstanceKey, Instance] = {}
         self.verdicts: dict[InstanceKey, Verdict] = {}
         self.removals: dict[InstanceKey, float] = {}
         self.policies: dict[ServiceName, Policy] = {}
+        self.resources: dict[ResourceKey, RawResource] = {}
         self.addresses: dict[tuple[str, str, int], str] = {}
 
     def __eq__(self, other: object) -> bool:
@@ -145,6 +169,7 @@ class State:
         new.verdicts = self.verdicts.copy()
         new.removals = self.removals.copy()
         new.policies = self.policies.copy()
+        new.resources = self.resources.copy()
         new.addresses = self.addresses.copy()
         return new
 
@@ -171,6 +196,15 @@ class State:
                 service = ServiceName(record.service)
                 gone = self.policies.pop(service, None)
                 return None if gone is None else DeletePolicy(service=service, registry=REGISTRY)
+            case SetResource(resource=resource):
+                if self.resources.get(resource.key) == resource:
+                    return None
+                self.resources[resource.key] = resource
+                return PutResource(resource=resource, registry=REGISTRY)
+            case DropResource():
+                key = ResourceKey(record.type_url, record.name)
+                removed = self.resources.pop(key, None)
+                return None if removed is None else DeleteResource(key=key, registry=REGISTRY)
             case _:
                 assert_never(record)
 
@@ -182,6 +216,8 @@ class State:
         """Tell of everything that is held, policies first: a cluster is planned with its own from the start."""
         for service, policy in self.policies.items():
             yield PutPolicy(service=service, policy=policy, registry=REGISTRY)
+        for resource in self.resources.values():
+            yield PutResource(resource=resource, registry=REGISTRY)
         for key, instance in self.instances.items():
             yield PutInstance(instance=instance, registry=REGISTRY, verdict=self.verdicts.get(key))
 
@@ -189,6 +225,8 @@ class State:
         """Return the shortest list of records that leads to this state."""
         for service, policy in self.policies.items():
             yield SetPolicy(service=service, policy=policy)
+        for resource in self.resources.values():
+            yield SetResource(resource=resource)
         for key, instance in self.instances.items():
             yield Put(instance=instance)
             if (verdict := self.verdicts.get(key)) is not None:
@@ -198,7 +236,8 @@ class State:
 
     def size(self) -> int:
         """Return how many records `records` returns."""
-        return len(self.policies) + len(self.instances) + len(self.verdicts) + len(self.removals)
+        held = (self.policies, self.resources, self.instances, self.verdicts, self.removals)
+        return sum(len(each) for each in held)
 
     def _put(self, instance: Instance) -> PutInstance | None:
         key = instance.key

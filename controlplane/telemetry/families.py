@@ -49,7 +49,8 @@ REGISTRY_OPERATIONS = Family(
     help="Writes that the registry was asked for.",
     labels={
         "registry": "`memory`, `consul`, `etcd`, `kubernetes`",
-        "operation": "`register`, `deregister`, `drain`, `heartbeat`, `put_policy`, `delete_policy`",
+        "operation": "`register`, `deregister`, `drain`, `heartbeat`, `put_policy`, `delete_policy`, `put_resource`, "
+        "`delete_resource`",
         "outcome": "`success`; `refused`: the request's fault; `failure`: the registry's",
     },
     query='sum by (registry) (rate(service_discovery_registry_operations_total{outcome="failure"}[5m])) > 0',
@@ -95,7 +96,7 @@ PUBLICATIONS = Family(
     name="sd_publish_total",
     kind="counter",
     help="Times that something new was published to proxies.",
-    labels={"reason": "`start`, `endpoints`, `clusters`"},
+    labels={"reason": "`start`, `endpoints`, `clusters`, `resources`"},
     query="sum by (reason) (rate(sd_publish_total[5m]))",
 )
 BUILD_INFO = Family(

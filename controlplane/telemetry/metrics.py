@@ -21,10 +21,19 @@ from controlplane.telemetry import families
 from controlplane.telemetry.families import FAMILIES, Family
 from xds.status import State, Tally
 
-OPERATIONS = ("register", "deregister", "drain", "heartbeat", "put_policy", "delete_policy")
+OPERATIONS = (
+    "register",
+    "deregister",
+    "drain",
+    "heartbeat",
+    "put_policy",
+    "delete_policy",
+    "put_resource",
+    "delete_resource",
+)
 OUTCOMES = ("success", "refused", "failure")
 MEANINGS = ("subscribe", "ack", "nack", "outdated")
-REASONS = ("start", "endpoints", "clusters")
+REASONS = ("start", "endpoints", "clusters", "resources")
 SERVED = ("CDS", "EDS", "LDS", "RDS")
 OTHER = "other"
 

@@ -96,7 +96,7 @@ async def test_examples_fit_their_schemas_and_are_accepted(edge, document, opera
     validator(document, body["schema"]).validate(body["example"])
 
     await edge.register("user-service", id="a", host="10.9.9.9")
-    path = operation.path.format(name="user-service", id="a")
+    path = operation.path.format(name="rtds_layer" if operation.tail else "user-service", id="a", type="runtimes")
     async with edge.client.request(
         operation.method, path, data=json.dumps(body["example"]), headers={"Content-Type": media_type}
     ) as response:
@@ -254,6 +254,18 @@ async def test_every_real_answer_is_as_described(start):
     await ask("GET", f"{base}/services/web/policy", 200)
     await ask("PUT", f"{base}/services/web/policy", 400, {"strategy": "x"})
     await ask("DELETE", f"{base}/services/web/policy", 204)
+    runtime = {"name": "rt", "layer": {"a": 1}}
+    await ask("PUT", f"{base}/xds/runtimes/rt", 201, runtime)
+    await ask("PUT", f"{base}/xds/runtimes/rt?node_zones=eu-1", 200, runtime)
+    await ask("PUT", f"{base}/xds/runtimes/rt", 400, {"name": "rt", "lair": {}})
+    await ask("PUT", f"{base}/xds/routes/gateway", 409, {"name": "gateway"})
+    await ask("PUT", f"{base}/xds/runtimes/rt", 412, runtime, If_Match='"x"')
+    for path in ("/xds", "/xds/runtimes", "/xds/runtimes/rt"):
+        tag = await ask("GET", base + path, 200)
+        await ask("GET", base + path, 304, If_None_Match=tag)
+    await ask("GET", f"{base}/xds/no", 400)
+    await ask("GET", f"{base}/xds/runtimes/no", 404)
+    await ask("DELETE", f"{base}/xds/runtimes/rt", 204)
     await ask(
         "POST",
         f"{base}/instances:batch",

@@ -10,12 +10,15 @@ from registry.harness import Subject
 from controlplane.model import (
     DeleteInstance,
     DeletePolicy,
+    DeleteResource,
     HealthCheck,
     HealthStatus,
     Instance,
     Locality,
     PutInstance,
     PutPolicy,
+    PutResource,
+    RawResource,
     ServiceName,
 )
 from controlplane.policy import Policy, Strategy
@@ -608,3 +611,27 @@ async def test_everything_answered_for_is_there_after_a_restart(durable: Subject
         ids = {event.instance.id for event in await told.listing() if isinstance(event, PutInstance)}
 
     assert ids == {f"i{n}" for n in range(300) if n % 3}
+
+
+class TestRawResources:
+    RUNTIME = RawResource(type_url="type.googleapis.com/a.Runtime", name="rt", body='{"name":"rt"}')
+
+    async def test_one_that_is_stored_changed_and_removed_is_told_each_time(self, subject: Subject) -> None:
+        changed = replace(self.RUNTIME, node_zones=("eu-1",))
+        async with subject.listing() as (registry, told):
+            await told.listing()
+            assert await registry.put_resource(self.RUNTIME)
+            assert await told.next() == PutResource(resource=self.RUNTIME, registry=registry.name)
+            assert not await registry.put_resource(changed)
+            assert await told.next() == PutResource(resource=changed, registry=registry.name)
+            assert await registry.delete_resource(self.RUNTIME.key)
+            assert await told.next() == DeleteResource(key=self.RUNTIME.key, registry=registry.name)
+
+    async def test_the_same_again_and_removing_none_tell_nothing(self, subject: Subject) -> None:
+        async with subject.listing() as (registry, told):
+            await told.listing()
+            await registry.put_resource(self.RUNTIME)
+            await told.next()
+            assert not await registry.put_resource(self.RUNTIME)
+            assert not await registry.delete_resource(replace(self.RUNTIME, name="other").key)
+            await told.silence()

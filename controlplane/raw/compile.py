@@ -1,0 +1,119 @@
+"""From a raw resource as it was written to the resources that clients are sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import betterproto2
+import orjson
+from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
+from envoy_data_plane.envoy.config.route.v3 import VirtualHost
+from envoy_data_plane.envoy.service.runtime.v3 import Runtime
+
+from controlplane.model import RawResource
+from controlplane.raw import lint
+from controlplane.raw.reading import RawFault, Unreadable, read
+from controlplane.raw.references import Reference, references
+from xds.encode import Encoder
+from xds.types import Resource
+
+_BOOTSTRAP_CLUSTER = "xds_cluster"
+"""The cluster of every bootstrap of ours by which Envoy reaches the control plane; Envoy ignores another (C-16)."""
+
+_MAX_KNOWN = 10_000
+"""How many compiled resources are remembered at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Hold what a raw resource becomes: one resource, or one for each domain of a virtual host.
+
+    `version` names the content, whatever it is that is published of it.
+    """
+
+    resources: tuple[Resource, ...]
+    version: str
+    refs: frozenset[Reference]
+
+
+class Compiler:
+    """Compile raw resources, each once: the edge judges with it what the overlay then publishes.
+
+    May be called in a thread, where a large resource holds nobody up.
+    """
+
+    def __init__(self) -> None:
+        self._encoder = Encoder()
+        self._known: dict[RawResource, Compiled] = {}
+
+    def compile(self, raw: RawResource) -> Compiled:
+        """Read, judge and encode a raw resource.
+
+        Raises Unreadable with every fault that it has.
+        """
+        known = self._known.get(raw)
+        if known is None:
+            known = self._compile(raw)
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[raw] = known
+        return known
+
+    def _compile(self, raw: RawResource) -> Compiled:
+        document: Mapping[str, Any] = orjson.loads(raw.body)
+        reading = read(raw.type_url, document)
+        message = reading.message
+        if found := [*_name_faults(raw, message), *_required(message), *lint.faults(reading.parts)]:
+            raise Unreadable(found)
+        refs = references(reading.parts)
+        whole = Resource.of(raw.name, self._encoder.encode(message), refs=refs)
+        if isinstance(message, VirtualHost):
+            table = raw.name.rpartition("/")[0]
+            made = (_on_demand(message, f"{table}/{each}", each, refs, self._encoder) for each in message.domains)
+            return Compiled(tuple(made), whole.version, refs)
+        return Compiled((whole,), whole.version, refs)
+
+
+def _on_demand(host: VirtualHost, name: str, domain: str, refs: frozenset[Reference], encoder: Encoder) -> Resource:
+    """Spell what Envoy is told of one domain.
+
+    It asks by domain, keeps virtual hosts by their inner name, removes them by the resource's, and refuses a domain
+    that two of them have. So each domain is a virtual host of its own, called as the resource is (V-01).
+    """
+    body = encoder.encode(replace(host, name=name, domains=[domain]))
+    return Resource.of(name, body, refs=refs, aliases=(name,))
+
+
+def inner_name(message: betterproto2.Message) -> str:
+    """Return the name that a resource carries inside."""
+    named: Any = message
+    return str(named.cluster_name if isinstance(message, ClusterLoadAssignment) else named.name)
+
+
+def _name_faults(raw: RawResource, message: betterproto2.Message) -> list[RawFault]:
+    """Check that the name inside is the path's (C-16, G-09); a virtual host's may leave its table's out."""
+    field = "cluster_name" if isinstance(message, ClusterLoadAssignment) else "name"
+    found = inner_name(message)
+    allowed = {raw.name}
+    if isinstance(message, VirtualHost):
+        table, _, last = raw.name.rpartition("/")
+        if not table or not last:
+            detail = f"a virtual host's path ends with <route configuration>/<name>, found {raw.name!r}"
+            return [RawFault((), detail)]
+        allowed.add(last)
+    if found not in allowed:
+        return [RawFault((field,), f"must be {raw.name!r}, as the path says, found {found!r} (C-16)")]
+    if field == "name" and found == _BOOTSTRAP_CLUSTER:
+        return [RawFault((field,), f"{found!r} is the bootstrap's own cluster, which Envoy does not replace (C-16)")]
+    return []
+
+
+def _required(message: betterproto2.Message) -> list[RawFault]:
+    match message:
+        case Runtime() if message.layer is None:
+            return [RawFault(("layer",), "required, but missing; {} is an empty layer")]
+        case TypedExtensionConfig() if message.typed_config is None:
+            return [RawFault(("typed_config",), "required, but missing")]
+        case _:
+            return []

@@ -1,0 +1,326 @@
+"""Raw xDS resources over REST: judged, stored, shown without what is private, never in place of a service's."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from controlplane.registry.journal import Journal
+from controlplane.registry.memory import MemoryRegistry
+
+pytestmark = pytest.mark.unit
+
+BASE = "/api/v1/xds"
+ADS = {"ads": {}, "resource_api_version": "V3"}
+RUNTIME = {"name": "rt", "layer": {"feature.on": True}}
+CLUSTER = {"name": "legacy", "type": "EDS", "eds_cluster_config": {"eds_config": ADS}, "connect_timeout": "1s"}
+KEY = "-----BEGIN PRIVATE KEY-----"
+SECRET = {
+    "name": "server",
+    "tls_certificate": {
+        "certificate_chain": {"inline_string": "chain"},
+        "private_key": {"inline_string": KEY},
+        "password": {"inline_bytes": "cGFzc3dvcmQ="},
+    },
+}
+
+
+def faults(problem: dict[str, Any]) -> dict[str, str]:
+    return {each.get("pointer") or each.get("parameter"): each["detail"] for each in problem["errors"]}
+
+
+async def test_a_resource_is_stored_shown_listed_and_removed(edge):
+    made = await edge.json("PUT", f"{BASE}/runtimes/rt", 201, RUNTIME)
+
+    assert made["type_url"] == "type.googleapis.com/envoy.service.runtime.v3.Runtime"
+    assert made["resource"]["layer"] == {"feature.on": True}
+    assert made["state"] == "published"
+    assert await edge.json("GET", f"{BASE}/runtimes/rt", 200) == made
+    assert [item["name"] for item in (await edge.json("GET", BASE, 200))["items"]] == ["rt"]
+    assert (await edge.json("GET", f"{BASE}/secrets", 200))["items"] == []
+
+    await edge.json("DELETE", f"{BASE}/runtimes/rt", 204)
+    await edge.json("DELETE", f"{BASE}/runtimes/rt", 204)
+    gone = await edge.json("GET", f"{BASE}/runtimes/rt", 404)
+    assert gone["type"] == "/docs#problem-unknown-resource"
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    ["runtimes", "runtime", "RTDS", "rtds", "Runtime", "type.googleapis.com%2Fenvoy.service.runtime.v3.Runtime"],
+)
+async def test_a_type_is_understood_however_it_is_spelled(edge, spelled):
+    await edge.json("PUT", f"{BASE}/{spelled}/rt", 201, RUNTIME)
+
+    assert (await edge.json("GET", f"{BASE}/runtimes/rt", 200))["name"] == "rt"
+
+
+async def test_an_unknown_type_is_answered_with_those_that_there_are(edge):
+    problem = await edge.json("PUT", f"{BASE}/nonsense/rt", 400, RUNTIME)
+
+    assert "secrets" in problem["errors"][0]["choices"]
+
+
+@pytest.mark.parametrize("path", ["r1/foo.example", "r1%2Ffoo.example"], ids=["as it is", "escaped"])
+async def test_a_name_may_hold_a_slash(edge, path):
+    host = {"name": "foo.example", "domains": ["foo.example"]}
+    await edge.json("PUT", f"{BASE}/virtual-hosts/{path}", 201, host)
+
+    assert (await edge.json("GET", f"{BASE}/VHDS/r1/foo.example", 200))["name"] == "r1/foo.example"
+
+
+async def test_canonical_names_and_the_protos_own_are_the_same_resource(edge):
+    snake = {**CLUSTER, "outlier_detection": {"consecutive_5xx": 3}}
+    camel = {
+        "name": "legacy",
+        "type": "EDS",
+        "edsClusterConfig": {"edsConfig": {"ads": {}, "resourceApiVersion": "V3"}},
+        "connectTimeout": "1s",
+        "outlierDetection": {"consecutive5xx": 3},
+    }
+    first = await edge.json("PUT", f"{BASE}/clusters/legacy", 201, snake)
+    second = await edge.json("PUT", f"{BASE}/clusters/legacy", 200, camel)
+
+    assert first["version"] == second["version"] != ""
+
+
+@pytest.mark.parametrize(
+    ("type_", "body", "pointer"),
+    [
+        pytest.param("clusters", {**CLUSTER, "conect_timeout": "1s"}, "#/conect_timeout", id="an unknown field"),
+        pytest.param("clusters", {**CLUSTER, "connect_timeout": "0s"}, "#/connect_timeout", id="no time to connect"),
+        pytest.param("clusters", {**CLUSTER, "connect_timeout": "-1s"}, "#/connect_timeout", id="a negative time"),
+        pytest.param("clusters", {**CLUSTER, "name": "other"}, "#/name", id="another name than the path's (C-16)"),
+        pytest.param("clusters", {**CLUSTER, "@type": "x"}, "#/@type", id="another type than the path's"),
+        pytest.param("clusters", {**CLUSTER, "type": "EDSS"}, "#/type", id="no such member of an enumeration"),
+        pytest.param(
+            "clusters",
+            {**CLUSTER, "per_connection_buffer_limit_bytes": 2**32},
+            "#/per_connection_buffer_limit_bytes",
+            id="a number that does not fit",
+        ),
+        pytest.param(
+            "clusters",
+            {**CLUSTER, "eds_cluster_config": {"eds_config": {"ads": {}}}},
+            "#/eds_cluster_config/eds_config/resource_api_version",
+            id="a source of no version (C-14)",
+        ),
+        pytest.param(
+            "clusters",
+            {**CLUSTER, "transport_socket": {"name": "t", "typed_config": {"@type": "type.googleapis.com/a.B"}}},
+            "#/transport_socket/typed_config/@type",
+            id="an extension that is not known",
+        ),
+        pytest.param(
+            "clusters",
+            {
+                **CLUSTER,
+                "transport_socket": {
+                    "name": "t",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                        "snii": "a",
+                    },
+                },
+            },
+            "#/transport_socket/typed_config/snii",
+            id="an unknown field inside an extension",
+        ),
+        pytest.param(
+            "endpoints",
+            {"cluster_name": "legacy", "endpoints": [{"locality": {}, "load_balancing_weight": 1, "priority": 1}]},
+            "#/endpoints",
+            id="a gap in the priorities (C-03)",
+        ),
+        pytest.param(
+            "endpoints",
+            {"cluster_name": "legacy", "endpoints": [{"locality": {}}]},
+            "#/endpoints/0/load_balancing_weight",
+            id="a locality without weight (C-02)",
+        ),
+        pytest.param(
+            "routes",
+            {
+                "name": "legacy",
+                "virtual_hosts": [
+                    {
+                        "name": "v",
+                        "domains": ["*"],
+                        "routes": [{"match": {"safe_regex": {"regex": "(?=a)"}}, "route": {"cluster": "web"}}],
+                    }
+                ],
+            },
+            "#/virtual_hosts/0/routes/0/match/safe_regex/regex",
+            id="an expression that RE2 lacks (C-12)",
+        ),
+        pytest.param(
+            "routes",
+            {
+                "name": "legacy",
+                "virtual_hosts": [{"name": "a", "domains": ["x"]}, {"name": "b", "domains": ["X"]}],
+            },
+            "#/virtual_hosts/1/domains/0",
+            id="a domain of two virtual hosts",
+        ),
+        pytest.param(
+            "routes",
+            {"name": "legacy", "vhds": {"config_source": {**ADS, "initial_fetch_timeout": "0s"}}},
+            "#/vhds/config_source/initial_fetch_timeout",
+            id="virtual hosts on demand that a listener would wait for in vain",
+        ),
+        pytest.param("virtual-hosts", {"name": "legacy", "domains": ["a"]}, "#", id="a virtual host of no table"),
+    ],
+)
+async def test_what_a_client_would_refuse_is_refused_with_its_place_and_not_stored(edge, type_, body, pointer):
+    problem = await edge.json("PUT", f"{BASE}/{type_}/legacy", 400, body)
+
+    assert pointer in faults(problem)
+    assert (await edge.json("GET", BASE, 200))["items"] == []
+
+
+async def test_every_fault_is_named_at_once(edge):
+    body = {"name": "legacy", "conect_timeout": "1s", "typ": "EDS", "lb_policy": 77}
+
+    assert set(faults(await edge.json("PUT", f"{BASE}/clusters/legacy", 400, body))) == {
+        "#/conect_timeout",
+        "#/typ",
+        "#/lb_policy",
+    }
+
+
+@pytest.mark.parametrize(
+    ("type_", "name", "body"),
+    [
+        pytest.param("clusters", "web", {**CLUSTER, "name": "web"}, id="a service's cluster"),
+        pytest.param("clusters", "web@v2", {**CLUSTER, "name": "web@v2"}, id="the cluster of a service's subset"),
+        pytest.param("endpoints", "web", {"cluster_name": "web"}, id="its endpoints"),
+        pytest.param("routes", "gateway", {"name": "gateway"}, id="the gateway's routes"),
+    ],
+)
+async def test_a_name_of_ours_is_never_given_away(edge, type_, name, body):
+    await edge.register("web")
+
+    problem = await edge.json("PUT", f"{BASE}/{type_}/{name}", 409, body)
+
+    assert problem["type"] == "/docs#problem-name-reserved"
+    assert problem["owner"] in {"service 'web'", "the gateway"}
+
+
+async def test_a_service_that_comes_later_wins_and_the_resource_says_so(edge):
+    await edge.json("PUT", f"{BASE}/clusters/web", 201, {**CLUSTER, "name": "web"})
+    await edge.register("web")
+
+    shown = await edge.json("GET", f"{BASE}/clusters/web", 200)
+
+    assert shown["state"] == "suppressed"
+    assert "service 'web'" in shown["detail"]
+
+
+async def test_a_reference_to_nothing_is_accepted_with_a_warning_that_goes_when_it_exists(edge):
+    route = {
+        "name": "r1",
+        "virtual_hosts": [
+            {"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "web"}}]}
+        ],
+    }
+    made = await edge.json("PUT", f"{BASE}/routes/r1", 201, route)
+    assert any("'web'" in warning for warning in made["warnings"])
+
+    await edge.register("web")
+    assert (await edge.json("GET", f"{BASE}/routes/r1", 200))["warnings"] == []
+
+
+async def test_a_private_key_is_never_shown_nor_told_but_its_change_is(edge):
+    async with edge.client.put(f"{BASE}/secrets/server", json=SECRET) as answer:
+        text = await answer.text()
+    before = json.loads(text)
+    assert KEY not in text
+    assert "cGFzc3dvcmQ=" not in text
+    assert before["resource"]["tls_certificate"]["certificate_chain"] == {"inline_string": "chain"}
+    assert before["resource"]["tls_certificate"]["private_key"] == {"inline_string": "[redacted]"}
+    assert KEY not in repr(edge.live.current.raw)
+    assert KEY not in repr(edge.live.history)
+
+    rotated = {**SECRET, "tls_certificate": {**SECRET["tls_certificate"], "private_key": {"inline_string": "other"}}}
+    after = await edge.json("PUT", f"{BASE}/secrets/server", 200, rotated)
+    assert after["version"] != before["version"]
+
+
+async def test_what_an_answer_hid_is_not_taken_for_the_real_thing(edge):
+    shown = await edge.json("PUT", f"{BASE}/secrets/server", 201, SECRET)
+
+    problem = await edge.json("PUT", f"{BASE}/secrets/server", 400, shown["resource"])
+
+    assert "[redacted]" in problem["detail"]
+
+
+async def test_a_write_that_relies_on_an_older_state_is_refused(edge):
+    async with edge.client.put(f"{BASE}/runtimes/rt", json=RUNTIME) as answer:
+        tag = answer.headers["ETag"]
+        assert answer.headers["Location"] == f"{BASE}/runtimes/rt"
+        revision = answer.headers["Revision"]
+    changed = {"name": "rt", "layer": {"feature.on": False}}
+    await edge.json("PUT", f"{BASE}/runtimes/rt", 200, changed, headers={"If-Match": tag})
+    await edge.json("PUT", f"{BASE}/runtimes/rt", 412, RUNTIME, headers={"If-Match": tag})
+    await edge.json("PUT", f"{BASE}/runtimes/rt", 412, RUNTIME, headers={"If-None-Match": "*"})
+    async with edge.client.get(f"{BASE}/runtimes/rt") as answer:
+        assert answer.headers["Revision"] != revision
+
+
+async def test_the_same_resource_again_makes_no_revision(edge):
+    await edge.json("PUT", f"{BASE}/runtimes/rt", 201, RUNTIME)
+    before = edge.live.revision
+    await edge.json("PUT", f"{BASE}/runtimes/rt", 200, dict(reversed(RUNTIME.items())))
+
+    assert edge.live.revision == before
+
+
+async def test_who_may_have_a_resource_is_kept_with_it(edge):
+    await edge.json("PUT", f"{BASE}/secrets/server?node_clusters=edge,b&node_zones=eu-1", 201, SECRET)
+
+    shown = await edge.json("GET", f"{BASE}/secrets/server", 200)
+
+    assert (shown["node_clusters"], shown["node_zones"]) == (["b", "edge"], ["eu-1"])
+
+
+async def test_a_stored_but_unseen_resource_is_answered_with_202(start):
+    edge = await start(silent=True, visible_within_s=0.01)
+
+    async with edge.client.put(f"{BASE}/runtimes/rt", json=RUNTIME) as answer:
+        assert answer.status == 202
+        assert "Revision" not in answer.headers
+        assert answer.headers["Location"] == f"{BASE}/runtimes/rt"
+
+
+async def test_events_tell_which_resource_changed_and_nothing_of_what_it_holds(edge):
+    await edge.json("PUT", f"{BASE}/secrets/server", 201, SECRET)
+    async with edge.client.get("/api/v1/events") as stream:
+        seen = b""
+        while b"event: synced" not in seen:
+            seen += await stream.content.readany()
+        await edge.json("DELETE", f"{BASE}/secrets/server", 204)
+        while b"event: delete" not in seen or not seen.endswith(b"\n\n"):
+            seen += await stream.content.readany()
+
+    told = [orjson.loads(line[6:]) for line in seen.splitlines() if line.startswith(b"data: ")]
+    assert told == [
+        {"type": "secrets", "name": "server", "node_clusters": [], "node_zones": [], "kind": "resource"},
+        {},
+        {"type": "secrets", "name": "server", "kind": "resource"},
+    ]
+
+
+async def test_a_restart_keeps_raw_resources(start, tmp_path):
+    async with Journal.open(tmp_path) as journal:
+        edge = await start(registry=MemoryRegistry(journal=journal))
+        made = await edge.json("PUT", f"{BASE}/secrets/server?node_clusters=edge", 201, SECRET)
+        await edge.json("PUT", f"{BASE}/runtimes/rt", 201, RUNTIME)
+        await edge.json("DELETE", f"{BASE}/runtimes/rt", 204)
+    async with Journal.open(tmp_path) as journal:
+        edge = await start(registry=MemoryRegistry(journal=journal))
+        while not edge.live.current.synced:
+            await edge.live.wait()
+
+        assert await edge.json("GET", f"{BASE}/secrets/server", 200) == made
+        await edge.json("GET", f"{BASE}/runtimes/rt", 404)
