@@ -46,6 +46,7 @@ from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.observers import PublicationObserver, StreamObserver
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
+from controlplane.views import by_name_only
 from xds.cache import SnapshotCache
 from xds.load import LoadReports
 from xds.server import XdsServer
@@ -159,6 +160,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         server = XdsServer(
             cache,
             group_of=publisher.group_of,
+            by_name_only=by_name_only,
             ready=lambda: publisher.ready,
             identifier=f"{settings.service_name}/{epoch} {version}",
             on_event=StreamObserver(status, metrics).on_event,

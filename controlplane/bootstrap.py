@@ -1,10 +1,13 @@
 """What an Envoy is started with: a bootstrap, as commented YAML, that says where everything else comes from.
 
-Text rather than a message, because people read it, copy it and change it; `envoy/bootstrap-*.yaml` are two of its
-outputs. Everything that comes from outside is quoted: to YAML, a node id of `n` is false and `1e3` is a number.
+And what a gRPC client without a proxy is started with: the same in a few lines of JSON.
+
+Envoy's is text rather than a message, because people read it, copy it and change it; `envoy/bootstrap-*.yaml` are two
+of its outputs. Everything that comes from outside is quoted: to YAML, a node id of `n` is false and `1e3` is a number.
 """
 
 import ipaddress
+import json
 from collections.abc import Mapping
 from typing import Literal
 
@@ -218,3 +221,13 @@ def _is_ip_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def grpc_bootstrap(*, node_id: str, xds_host: str, xds_port: int) -> str:
+    """Write the bootstrap of a gRPC client without a proxy, as JSON (gRFC A27).
+
+    For a file named by GRPC_XDS_BOOTSTRAP, or for GRPC_XDS_BOOTSTRAP_CONFIG as it is. Plaintext, as the port is.
+    """
+    target = f"[{xds_host}]:{xds_port}" if ":" in xds_host else f"{xds_host}:{xds_port}"
+    server = {"server_uri": target, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
+    return json.dumps({"xds_servers": [server], "node": {"id": node_id}}, indent=2, ensure_ascii=False) + "\n"

@@ -228,8 +228,8 @@ class Publisher:
             refused.setdefault(planned.name, []).append(f"internal error: {error!r}")
 
     def _refuse(self, refused: Mapping[ServiceName, list[str]]) -> None:
-        self._refused.update(refused)
         for name, problems in refused.items():
+            self._refused[name] = list(dict.fromkeys((*self._refused.get(name, ()), *problems)))
             self._observer.refused(name, problems)
 
     def _publish(self, reason: str, started: float) -> None:
@@ -283,17 +283,17 @@ class Publisher:
         for flavour, view in self._views.items():
             if not view.complete:
                 self._fill(flavour, view)
-                if view.complete:
-                    self._set([group for group in self._groups if group.flavour == flavour])
-                else:
+                if not view.complete:
                     self._schedule_fill()
+                elif self.ready:
+                    self._set([group for group in self._groups if group.flavour == flavour])
 
     def _fill(self, flavour: Flavour, view: View) -> None:
         spelled: list[Spelled] = []
         refused: dict[ServiceName, list[str]] = {}
         gone: list[ServiceName] = []
         deadline = self._clock() + _SLICE_S
-        for name in view.missing:
+        for name in list(view.missing):
             if (planned := self._planned.get(name)) is None:
                 gone.append(name)
             else:

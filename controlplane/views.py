@@ -12,7 +12,8 @@ from typing import Protocol, assert_never
 
 from controlplane.model import ServiceName
 from controlplane.plan import Cluster
-from controlplane.translate import listener
+from controlplane.proxyless import proxyless
+from controlplane.translate import grpc, lint, listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments
 from controlplane.translate.names import ADS, Source, Transport
@@ -24,6 +25,7 @@ class Client(StrEnum):
     """Name the programs that speak xDS to us, as far as they are told different things."""
 
     ENVOY = "envoy"
+    GRPC = "grpc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +47,22 @@ class NodeGroup:
     gateway_port: int = 0
 
 
+GRPC = Flavour(client=Client.GRPC)
+
+
+def by_name_only(node: Node) -> bool:
+    """Say whether a client is told only what it asks for by name, whatever a wildcard would mean.
+
+    A gRPC client wants what its channels call and nothing else; older ones ask for everything by mistake when they
+    reconnect, and would be sent every service there is (W-07; contract, section 4).
+    """
+    return node.user_agent_name.startswith("gRPC")
+
+
 def group_of(node: Node, default_gateway_port: int) -> NodeGroup:
     """Say which group a node belongs to, by what it tells of itself (N-05)."""
+    if by_name_only(node):
+        return NodeGroup(flavour=GRPC)
     port = node.metadata.get("gateway_port")
     valid = isinstance(port, (int, float)) and not isinstance(port, bool) and 1 <= port <= 65535
     return NodeGroup(
@@ -198,11 +214,47 @@ class EnvoySpelling:
         self._assignments.forget(services)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcSpelling:
+    """Spell services for gRPC clients without a proxy: four resources each, in the form that gRPC accepts."""
+
+    _assignments: Assignments = field(default_factory=Assignments)
+
+    def service(self, planned: Cluster, before: Cluster | None, known: Resource | None) -> Mapping[str, Resource]:
+        """Spell the assignment, the cluster and route where the policy is another one, and a new service's listener."""
+        offered = proxyless(planned)
+        if problems := lint.grpc_problems(offered):
+            raise Unspeakable(problems)
+        if known is not None and before is not None and before.policy == planned.policy:
+            return {ENDPOINT: self._assignments.assignment(offered, known.version)}
+        made = grpc.cluster(planned)
+        return {
+            CLUSTER: made,
+            ENDPOINT: self._assignments.assignment(offered, made.version),
+            ROUTE: grpc.routes(planned),
+            **({LISTENER: grpc.listener(planned.name)} if before is None else {}),
+        }
+
+    def together(self, planned: Iterable[Cluster]) -> Mapping[str, Resource]:
+        """Spell nothing: each service is told by itself."""
+        return {}
+
+    def group(self, group: NodeGroup) -> Mapping[str, ResourceSet]:
+        """Spell nothing: all gRPC clients are told the same."""
+        return {}
+
+    def forget(self, services: Iterable[ServiceName]) -> None:
+        """Drop the endpoints' bytes."""
+        self._assignments.forget(services)
+
+
 def spelling_for(flavour: Flavour, gateway_host: str) -> Spelling:
     """Return how services are spelled for a flavour."""
     match flavour.client:
         case Client.ENVOY:
             return EnvoySpelling(gateway_host=gateway_host, source=Source(transport=flavour.transport))
+        case Client.GRPC:
+            return GrpcSpelling()
         case _:
             assert_never(flavour.client)
 

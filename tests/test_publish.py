@@ -431,3 +431,103 @@ async def test_any_other_transport_is_ads(said: object) -> None:
         assert it.publisher.group_of(Node(id="edge-1", metadata={"xds_transport": said})) == it.publisher.group_of(
             Node(id="edge-2")
         )
+
+
+GRPC_NODE = Node(id="caller", user_agent_name="gRPC C-core", client_features=frozenset({"xds.v3"}))
+
+
+@asynccontextmanager
+async def watching(world: Published, node: Node) -> AsyncIterator[list[Snapshot]]:
+    """Watch as a stream of this node does; give the snapshots that it is offered."""
+    seen: list[Snapshot] = []
+    stop = world.cache.watch(world.publisher.group_of(node), lambda snapshot, _changes: seen.append(snapshot))
+    try:
+        yield seen
+    finally:
+        stop()
+
+
+async def until(seen: list[Snapshot]) -> Snapshot:
+    """Let the loop turn until there is a snapshot."""
+    async with asyncio.timeout(5):
+        while not seen:
+            await asyncio.sleep(0)
+    return seen[-1]
+
+
+async def test_a_grpc_client_is_told_of_services_in_its_own_words_and_envoys_as_before() -> None:
+    async with publishing(put("web", "a"), put("api", "a")) as world:
+        before = world.snapshot()
+        async with watching(world, GRPC_NODE) as seen:
+            snapshot = await until(seen)
+            for type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE):
+                assert set(snapshot.of_type(type_url)) == {"web", "api"}
+            assert snapshot.of_type(CLUSTER)["web"] != before.of_type(CLUSTER)["web"]
+            assert world.snapshot() == before
+
+
+async def test_a_grpc_client_waits_until_its_view_holds_every_service() -> None:
+    services = [put(f"web-{number}", "a") for number in range(200)]
+    async with publishing(*services) as world:
+        world.publisher._clock = Ticking(0.003)  # a slice is over after three services
+        async with watching(world, GRPC_NODE) as seen:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert seen == []
+            world.live.apply(put("web-3", "late", port=9))
+            world.live.apply(put("web-199", "late", port=9))
+            snapshot = await until(seen)
+            assert len(snapshot.of_type(LISTENER)) == 200
+            for name in ("web-3", "web-199"):
+                assert b"late" in snapshot.of_type(ENDPOINT)[name].body
+
+
+async def test_a_grpc_client_hears_of_changes_and_of_what_goes() -> None:
+    async with publishing(put("web", "a")) as world, watching(world, GRPC_NODE) as seen:
+        first = await until(seen)
+        await world.apply(put("web", "b", port=2))
+        second = seen[-1]
+        assert second.of_type(ENDPOINT)["web"] != first.of_type(ENDPOINT)["web"]
+        for type_url in (CLUSTER, LISTENER, ROUTE):
+            assert second.of_type(type_url) is first.of_type(type_url)
+
+        await world.apply(PutPolicy(service=ServiceName("web"), policy=Policy(timeout=1), registry="memory"))
+        assert seen[-1].of_type(ROUTE)["web"] != first.of_type(ROUTE)["web"]
+        assert seen[-1].of_type(LISTENER) is first.of_type(LISTENER)
+
+        await world.apply(put("api", "a"))
+        assert set(seen[-1].of_type(LISTENER)) == {"web", "api"}
+
+
+async def test_the_view_for_grpc_clients_goes_with_the_last_of_them() -> None:
+    async with publishing(put("web", "a")) as world:
+        async with watching(world, GRPC_NODE) as seen:
+            await until(seen)
+        await world.apply(put("web", "b", port=2))
+        assert world.cache.groups() == (GROUP,)
+
+        async with watching(world, GRPC_NODE) as again:
+            assert (await until(again)).of_type(ENDPOINT)["web"] != seen[-1].of_type(ENDPOINT)["web"]
+
+
+async def test_what_grpc_clients_would_refuse_is_kept_from_them_alone() -> None:
+    async with publishing(put("web", "a")) as world, watching(world, GRPC_NODE) as seen:
+        first = await until(seen)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publish.lint, "grpc_problems", lambda _planned: ["too much"])
+            snapshot = await world.apply(put("web", "b", port=2))
+        assert b"\x18\x02" in snapshot.of_type(ENDPOINT)["web"].body
+        assert seen[-1].of_type(ENDPOINT) == first.of_type(ENDPOINT)
+        assert world.publisher.refused == {"web": ["grpc clients are not told: too much"]}
+
+        await world.apply(put("web", "c", port=3))
+        assert world.publisher.refused == {}
+        assert seen[-1].of_type(ENDPOINT) != first.of_type(ENDPOINT)
+
+
+async def test_overprovisioning_changes_nothing_where_there_is_one_priority() -> None:
+    """N-05: all priorities are 0, so a client that cannot overprovision is told what every other is."""
+    feature = frozenset({"envoy.lb.does_not_support_overprovisioning"})
+    async with publishing(put("web", "a")) as world:
+        plain = world.publisher.group_of(Node(id="n"))
+        assert world.publisher.group_of(Node(id="n", client_features=feature)) == plain

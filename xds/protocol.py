@@ -72,6 +72,7 @@ class Stream:
     def __init__(
         self, *, delta: bool, rows: Sequence[Row] = ORDER, max_response_bytes: int = MAX_RESPONSE_BYTES
     ) -> None:
+        self.by_name_only = False  # the client is told what it names and nothing else; to be set before it asks
         self._delta = delta
         self._rows = list(rows)
         self._known_types = frozenset(row.type_url for row in rows)
@@ -181,7 +182,7 @@ class Stream:
             if len(self._subscriptions) >= len(self._known_types) + _MAX_FOREIGN_TYPES:
                 return None
             self._rows.append(Row(type_url, Step.MAKE | Step.BREAK))
-        sub = Subscription(KINDS.get(type_url) or Kind(type_url))
+        sub = Subscription(KINDS.get(type_url) or Kind(type_url), by_name_only=self.by_name_only)
         self._subscriptions[type_url] = sub
         return sub
 

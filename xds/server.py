@@ -109,6 +109,7 @@ class XdsServer:
     Args:
         cache: what to serve; watched per node group.
         group_of: the cache's key for a node.
+        by_name_only: whether a node is told what it names and nothing else, even where it asks for everything.
         ready: whether clients may be served at all; if not they are refused with UNAVAILABLE (R-09).
         identifier: told to clients as `control_plane.identifier` (T-14).
         on_event: hears every event of every stream; must be quick and must not raise.
@@ -127,6 +128,7 @@ class XdsServer:
         group_of: Callable[[Node], Hashable],
         ready: Callable[[], bool],
         identifier: str,
+        by_name_only: Callable[[Node], bool] = lambda _node: False,
         on_event: Callable[[StreamInfo, Event], None] = lambda _info, _event: None,
         handlers: Sequence[grpc.GenericRpcHandler] = (),
         credentials: grpc.ServerCredentials | None = None,
@@ -138,6 +140,7 @@ class XdsServer:
     ) -> None:
         self._cache = cache
         self._group_of = group_of
+        self._by_name_only = by_name_only
         self._ready = ready
         self._on_event = on_event
         self._handlers = tuple(handlers)
@@ -297,6 +300,7 @@ class XdsServer:
         if node is None or not node.id:
             raise _invalid("the first request of a stream must carry a node with an id")
         stream = call.stream
+        stream.by_name_only = self._by_name_only(node)
 
         def held(type_url: str) -> Mapping[str, Resource]:
             subscription = stream.subscriptions.get(type_url)

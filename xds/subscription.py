@@ -43,6 +43,7 @@ class Subscription:
     """Keep what one client asks for, holds and refused of one type. Bounded by the names in play."""
 
     __slots__ = (
+        "_by_name_only",
         "_own",
         "answer",
         "dirty",
@@ -64,8 +65,9 @@ class Subscription:
         "wildcard",
     )
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, *, by_name_only: bool = False) -> None:
         self.kind = kind
+        self._by_name_only = by_name_only  # a wildcard is answered, but means nothing
         self._own: set[str] = set()
         self.names: AbstractSet[str] = self._own  # explicit names
         self.wildcard = False
@@ -127,13 +129,16 @@ class Subscription:
         self.requested = names
         if names:
             self.legacy = False  # from here on an empty list means nothing (W-07)
-        wildcard = (self.kind.full and WILDCARD in names) or self.legacy
+        everything = (self.kind.full and WILDCARD in names) or self.legacy
+        wildcard = everything and not self._by_name_only
         added = names - (before or frozenset())
         dropped = (before or frozenset()) - names
         lost_wildcard = self.wildcard and not wildcard
-        self.answer |= self.kind.full and (bool(added) or (wildcard and not self.wildcard))
+        self.answer |= self.kind.full and (
+            bool(added) or (everything and not self.wildcard and (before is None or wildcard))
+        )
         self.wildcard = wildcard
-        self.names = names - {WILDCARD} if wildcard and WILDCARD in names else names
+        self.names = names - {WILDCARD} if everything and WILDCARD in names else names
         if not wildcard:
             self._forget([name for name in self._known() if name not in names] if lost_wildcard else dropped)
         self._owe(name for name in added if name in self.names)
@@ -152,10 +157,12 @@ class Subscription:
                 else:
                     self._forget((name,))
         if first and self.kind.full and not subscribe:
-            self.wildcard = self.answer = True  # the legacy way to ask for everything (D-01, D-13)
+            self.answer = True  # the legacy way to ask for everything (D-01, D-13)
+            self.wildcard = not self._by_name_only
         for name in subscribe:
             if name == WILDCARD and self.kind.full:
-                self.wildcard = self.answer = True
+                self.answer = True
+                self.wildcard = not self._by_name_only
             else:
                 self._own.add(name)
                 self._owe((name,))  # whatever it holds by our account, it asks: it may have forgotten (D-06, R-04)

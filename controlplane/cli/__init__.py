@@ -113,8 +113,10 @@ def demo(
 
 @app.command()
 def bootstrap(
-    node: Annotated[str, typer.Option("--node", help="The Envoy's node id.")],
-    cluster: Annotated[str, typer.Option("--cluster", help="The Envoy's node cluster.")],
+    node: Annotated[str, typer.Option("--node", help="The client's node id.")],
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="The Envoy's node cluster; needed but for gRPC.")
+    ] = None,
     xds: Annotated[
         str | None,
         typer.Option("--xds", help="HOST:PORT of the control plane; 127.0.0.1:18000, or with `rest` 127.0.0.1:8090."),
@@ -126,12 +128,21 @@ def bootstrap(
     gateway_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Listen here instead of the control plane's GATEWAY_PORT.")
     ] = None,
+    grpc: Annotated[
+        bool, typer.Option("--grpc", help="For a gRPC client without a proxy: JSON for GRPC_XDS_BOOTSTRAP.")
+    ] = False,
 ) -> None:
-    """Print an Envoy bootstrap (YAML) that takes everything from this control plane."""
+    """Print an Envoy bootstrap (YAML) that takes everything from this control plane; with --grpc, a gRPC client's."""
     from controlplane.bootstrap import bootstrap as make  # noqa: PLC0415
+    from controlplane.bootstrap import grpc_bootstrap  # noqa: PLC0415
 
     own = "127.0.0.1:8090" if protocol is Protocol.REST else "127.0.0.1:18000"
     xds_host, xds_port = host_and_port(own if xds is None else xds, "--xds")
+    if grpc:
+        typer.echo(grpc_bootstrap(node_id=node, xds_host=xds_host, xds_port=xds_port), nl=False)
+        return
+    if cluster is None:
+        fail("--cluster is missing: an Envoy needs one, such as `--cluster edge`", USAGE)
     admin_host, admin_port = host_and_port(admin, "--admin")
     text = make(
         node_id=node,

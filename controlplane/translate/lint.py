@@ -27,6 +27,27 @@ def problems(planned: plan.Cluster) -> list[str]:
     return [*_name(planned), *_policy(planned), *_localities(planned), *_addresses(planned)]
 
 
+def grpc_problems(planned: plan.Cluster) -> list[str]:
+    """Return what a gRPC client would refuse or leave out of a plan in `proxyless` form, itself without `problems`.
+
+    What it refuses of listeners, routes and clusters (C-09, C-11, C-13, C-14) no plan can ask for.
+    """
+    return [*_localities(planned), *_unused_by_grpc(planned)]
+
+
+def _unused_by_grpc(planned: plan.Cluster) -> Iterator[str]:
+    """Check that gRPC uses every endpoint, and by its weight: a locality's, as it ignores an endpoint's (A27)."""
+    by_endpoint = planned.policy.strategy is Strategy.CONSISTENT_HASH
+    for group in planned.localities:
+        if not by_endpoint and len({endpoint.weight for endpoint in group.endpoints}) > 1:
+            yield f"{_place(group.locality)} mixes weights, and gRPC would ignore them; one locality for each (C-02)"
+        if group.weight != (total := sum(endpoint.weight for endpoint in group.endpoints)):
+            yield f"{_place(group.locality)}: weight {group.weight}; it must be {total}, its instances' (C-02)"
+        for endpoint in group.endpoints:
+            if endpoint.status is not HealthStatus.HEALTHY:
+                yield f"instance {endpoint.id}: status {endpoint.status}, which gRPC ignores; leave it out (C-05)"
+
+
 def _name(planned: plan.Cluster) -> Iterator[str]:
     """Check what C-16 asks: a name, and none that a bootstrap's own clusters could have."""
     if len(planned.name) > 253 or not SERVICE_NAME.fullmatch(planned.name):

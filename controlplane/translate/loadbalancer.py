@@ -44,19 +44,19 @@ def load_balancing(policy: Policy, encoder: Encoder) -> LoadBalancing:
     match policy.strategy:
         case Strategy.ROUND_ROBIN | Strategy.WEIGHTED_ROUND_ROBIN:
             return LoadBalancing(
-                load_balancing_policy=_typed("round_robin", RoundRobin(), encoder),
+                load_balancing_policy=typed("round_robin", RoundRobin(), encoder),
                 lb_policy=ClusterLbPolicy.ROUND_ROBIN,
             )
         case Strategy.LEAST_CONNECTIONS | Strategy.HEALTH_BASED:
             choices = (policy.least_connections or LeastConnections()).choice_count
             return LoadBalancing(
-                load_balancing_policy=_typed("least_request", LeastRequest(choice_count=choices), encoder),
+                load_balancing_policy=typed("least_request", LeastRequest(choice_count=choices), encoder),
                 lb_policy=ClusterLbPolicy.LEAST_REQUEST,
                 least_request_lb_config=ClusterLeastRequestLbConfig(choice_count=choices),
             )
         case Strategy.RANDOM:
             return LoadBalancing(
-                load_balancing_policy=_typed("random", Random(), encoder), lb_policy=ClusterLbPolicy.RANDOM
+                load_balancing_policy=typed("random", Random(), encoder), lb_policy=ClusterLbPolicy.RANDOM
             )
         case Strategy.CONSISTENT_HASH:
             return _consistent_hash(policy.consistent_hash or ConsistentHash(), encoder)
@@ -65,19 +65,20 @@ def load_balancing(policy: Policy, encoder: Encoder) -> LoadBalancing:
 def _consistent_hash(options: ConsistentHash, encoder: Encoder) -> LoadBalancing:
     if options.algorithm == "maglev":
         return LoadBalancing(
-            load_balancing_policy=_typed("maglev", Maglev(table_size=options.table_size), encoder),
+            load_balancing_policy=typed("maglev", Maglev(table_size=options.table_size), encoder),
             lb_policy=ClusterLbPolicy.MAGLEV,
             maglev_lb_config=ClusterMaglevLbConfig(table_size=options.table_size),
         )
     ring_hash = RingHash(hash_function=RingHashHashFunction.XX_HASH, minimum_ring_size=options.minimum_ring_size)
     return LoadBalancing(
-        load_balancing_policy=_typed("ring_hash", ring_hash, encoder),
+        load_balancing_policy=typed("ring_hash", ring_hash, encoder),
         lb_policy=ClusterLbPolicy.RING_HASH,
         # its hash_function is XX_HASH by default, the only one that gRPC knows
         ring_hash_lb_config=ClusterRingHashLbConfig(minimum_ring_size=options.minimum_ring_size),
     )
 
 
-def _typed(name: str, options: betterproto2.Message, encoder: Encoder) -> LoadBalancingPolicy:
+def typed(name: str, options: betterproto2.Message, encoder: Encoder) -> LoadBalancingPolicy:
+    """Name one policy of Envoy's `load_balancing_policies` with its options."""
     extension = TypedExtensionConfig(name=f"envoy.load_balancing_policies.{name}", typed_config=encoder.pack(options))
     return LoadBalancingPolicy(policies=[LoadBalancingPolicyPolicy(typed_extension_config=extension)])

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from controlplane import plan
 from controlplane.model import HealthStatus, Locality, ServiceName
 from controlplane.policy import ConsistentHash, HashOn, Policy, Strategy
-from controlplane.translate import listener
+from controlplane.translate import grpc, listener
 from controlplane.translate.cluster import cluster
 from controlplane.translate.endpoint import Assignments
 from controlplane.translate.names import ADS, Source
@@ -50,8 +50,10 @@ def warm_up() -> None:
         *(Policy(strategy=strategy) for strategy in Strategy),
         *(Policy(strategy=Strategy.CONSISTENT_HASH, consistent_hash=each) for each in hashes),
     )
-    clusters = (
+    clusters = tuple(
         plan.Cluster(name=ServiceName(f"s{number}"), policy=policy, localities=(group,), decisions=())
         for number, policy in enumerate(policies)
     )
     snapshot(clusters, gateway=listener.gateway("127.0.0.1", 1))
+    for each in clusters:
+        grpc.listener(each.name), grpc.routes(each), grpc.cluster(each)

@@ -261,3 +261,21 @@ def test_render_refuses_what_makes_no_folder(
     assert result.exit_code == 2
     assert "files" in result.stderr or "--admin" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bootstrap_for_a_grpc_client_is_json_without_a_cluster(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["bootstrap", "--grpc", "--node", "caller-1", "--xds", "[::1]:18001"])
+    assert result.exit_code == 0
+    (server,) = json.loads(result.stdout)["xds_servers"]
+    assert server == {
+        "server_uri": "[::1]:18001",
+        "channel_creds": [{"type": "insecure"}],
+        "server_features": ["xds_v3"],
+    }
+    assert json.loads(result.stdout)["node"] == {"id": "caller-1"}
+
+
+def test_bootstrap_for_an_envoy_needs_a_cluster(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["bootstrap", "--node", "edge-1"])
+    assert result.exit_code == 2
+    assert "--cluster is missing" in result.stderr

@@ -1,6 +1,7 @@
 """The examples run, as their READMEs say."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -32,3 +33,49 @@ async def test_a_service_registers_itself_and_goes_when_it_stops(control_plane: 
         return await envoy.hosts("greeter") == {}
 
     await eventually(gone, "Envoy has dropped it")
+
+
+async def run(*command: str, **environ: str) -> str:
+    """Run a command of an example to its end and return what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={"PATH": os.environ["PATH"], **environ},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+async def test_grpc_clients_call_servers_without_a_proxy(control_plane: ControlPlane, tmp_path: Path) -> None:
+    folder = EXAMPLES / "grpc_without_proxies"
+    bootstrap = tmp_path / "grpc.json"
+    xds = f"127.0.0.1:{control_plane.xds_port}"
+    bootstrap.write_text(
+        await run(sys.executable, "-m", "controlplane", "bootstrap", "--grpc", "--node", "caller-1", "--xds", xds)
+    )
+    servers = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, str(folder / "server.py"), "--id", id, "--weight", weight),
+            *("--control-plane", control_plane.url),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        for id, weight in (("greeter-1", "1"), ("greeter-2", "3"))
+    ]
+    try:
+        for server in servers:
+            assert server.stdout is not None
+            assert b"registered" in await asyncio.wait_for(server.stdout.readline(), PATIENCE_S)
+        said = await run(
+            *(sys.executable, str(folder / "client.py"), "--calls", "40"), GRPC_XDS_BOOTSTRAP=str(bootstrap)
+        )
+    finally:
+        for server in servers:
+            server.terminate()
+        ends = [await asyncio.wait_for(server.communicate(), PATIENCE_S) for server in servers]
+
+    assert "times: greeter-1 greets Ada" in said
+    assert "times: greeter-2 greets Ada" in said
+    assert [server.returncode for server in servers] == [0, 0]
+    assert all(b"deregistered" in out for out, _ in ends)

@@ -8,7 +8,7 @@ import pytest
 from controlplane import plan
 from controlplane.model import HealthStatus, Locality, ServiceName
 from controlplane.policy import ConsistentHash, HashOn, Policy, Strategy
-from controlplane.translate.lint import problems
+from controlplane.translate.lint import grpc_problems, problems
 
 pytestmark = pytest.mark.unit
 
@@ -137,3 +137,39 @@ def test_is_refused(planned: plan.Cluster, words: str) -> None:
 def test_all_problems_are_told_at_once() -> None:
     faulty = service(group(endpoint(port=0), endpoint("b", address="x")), name="Web")
     assert len(problems(faulty)) == 3
+
+
+@pytest.mark.parametrize(
+    ("planned", "words"),
+    [
+        pytest.param(
+            service(group(endpoint(), endpoint("b", port=81, weight=2))),
+            "locality -/-/- mixes weights, and gRPC would ignore them; one locality for each (C-02)",
+            id="a locality with two weights",
+        ),
+        pytest.param(
+            service(group(endpoint(weight=3), weight=1)),
+            "locality -/-/-: weight 1; it must be 3, its instances' (C-02)",
+            id="a locality that weighs something else",
+        ),
+        pytest.param(
+            service(group(endpoint(status=HealthStatus.DEGRADED))),
+            "instance a: status degraded, which gRPC ignores; leave it out (C-05)",
+            id="an instance that is not healthy",
+        ),
+        pytest.param(
+            service(group(endpoint()), group(endpoint("b", port=81))),
+            "locality -/-/- appears 2 times (C-04)",
+            id="what Envoys may not be told either",
+        ),
+    ],
+)
+def test_grpc_clients_may_not_be_told(planned: plan.Cluster, words: str) -> None:
+    assert grpc_problems(planned) == [words]
+
+
+def test_grpc_clients_may_be_told_of_one_locality_with_many_weights_where_they_hash() -> None:
+    ring = service(
+        group(endpoint(), endpoint("b", port=81, weight=2)), policy=Policy(strategy=Strategy.CONSISTENT_HASH)
+    )
+    assert grpc_problems(ring) == []

@@ -493,3 +493,29 @@ async def test_f_05_a_thousand_streams_share_one_connection() -> None:
         await asyncio.gather(*(is_served(stream) for stream in streams))
 
         assert len(server.streams()) == 1000
+
+
+@BOTH
+@pytest.mark.parametrize("names", [(), ("*",)], ids=["an empty list", "a star"])
+async def test_a_client_that_is_told_by_name_only_gets_an_empty_answer_to_a_wildcard(
+    delta: bool, names: tuple[str, ...]
+) -> None:
+    """W-07, W-09: it must not wait, and must not be sent every service there is."""
+    cache = SnapshotCache()
+    cache.set(GROUP, snapshot(a="1", b="1"))
+    async with serving(cache, by_name_only=lambda _: True) as (_, port), XdsClient(port) as client:
+        ads = client.ads(delta=delta)
+        await ads.subscribe(CLUSTER, names)
+        response = await ads.expect(CLUSTER)
+        assert response.resources == []
+        await ads.ack(response)
+        cache.set(GROUP, snapshot(a="1", b="1", c="1"))
+        await ads.expect_quiet()
+
+
+@BOTH
+async def test_a_client_that_is_told_by_name_only_gets_what_it_names(delta: bool) -> None:
+    async with serving(by_name_only=lambda _: True) as (_, port), XdsClient(port) as client:
+        ads = client.ads(delta=delta)
+        await ads.subscribe(CLUSTER, ["a"])
+        assert len((await ads.expect(CLUSTER)).resources) == 1
