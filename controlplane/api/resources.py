@@ -42,7 +42,7 @@ from controlplane.catalog import RawEntry
 from controlplane.model import RawResource, ResourceKey
 from controlplane.raw.overlay import dangling, owner
 from controlplane.raw.reading import Unreadable
-from controlplane.raw.redaction import REDACTED, redacted
+from controlplane.translate.redaction import REDACTED, redacted
 from xds.typenames import WORDS, message_name, type_url_of
 
 RESOURCES = "resources"

@@ -2,7 +2,6 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Final
@@ -16,6 +15,7 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, ScopedRou
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.envoy.service.runtime.v3 import Runtime
 
+from controlplane.translate.redaction import redacted
 from xds.types import (
     CLUSTER,
     ENDPOINT,
@@ -46,10 +46,6 @@ _MESSAGES: Final[dict[str, type[Message]]] = {
 
 _NESTED: Final = re.compile(rb"type\.googleapis\.com/((?:envoy|udpa|xds)(?:\.[a-z0-9_]+)+)\.[A-Z]")
 _MAX_DECODED_BYTES: Final = 256 * 1024  # a quarter of a second
-_WITHHELD: Final = "[withheld]"
-_SECRET_FIELDS: Final = frozenset(
-    {"privateKey", "password", "sessionTicketKeys", "tokenSecret", "hmacSecret", "genericSecret", "inlineKey"}
-)
 
 
 def as_json(type_url: str, body: bytes) -> dict[str, Any]:
@@ -88,18 +84,10 @@ def readable(type_url: str, body: bytes) -> Content:
         except ModuleNotFoundError:
             continue  # the reader says which message it misses
     try:
-        return Content(json=_without_secrets(as_json(type_url, body)))
+        return Content(json=redacted(as_json(type_url, body)))
     # What the generated reader raises for bytes that are no message of its type.
     except (ValueError, LookupError, EOFError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
         return Content(base64=b64encode(body).decode(), note=f"it cannot be read as {type_url}: {error}")
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _WITHHELD if key in _SECRET_FIELDS else _without_secrets(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(each) for each in value]
-    return value
 
 
 def documents(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:

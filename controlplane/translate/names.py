@@ -55,19 +55,11 @@ class Source:
     directory: str = ""
 
     def of(self, type_url: str, name: str) -> ConfigSource:
-        """Spell the source of one resource.
-
-        `initial_fetch_timeout` 0 waits for ever, where Envoy's default goes on without an answer after 15 s. Going on
-        would be worse: a cluster whose update arrived just before the control plane went away would be replaced by an
-        empty one, and a listener without its routes would answer 404 to everybody. Waiting keeps what is in service,
-        and a starting Envoy not ready; the server answers every assignment and route that is referred to, be it empty.
-        """
+        """Spell the source of one resource; all wait for ever for their first answer, as `over_ads` explains."""
         api, path = None, None
         match self.transport:
             case Transport.ADS:
-                return ConfigSource(
-                    ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3, initial_fetch_timeout=timedelta(0)
-                )
+                return over_ads()
             case Transport.GRPC:
                 api = _grpc()
             case Transport.REST:
@@ -81,6 +73,19 @@ class Source:
             resource_api_version=ApiVersion.V3,
             initial_fetch_timeout=timedelta(0),
         )
+
+
+def over_ads() -> ConfigSource:
+    """Spell the source of everything that comes over the one stream.
+
+    `initial_fetch_timeout` 0 waits for ever, where Envoy's default goes on without an answer after 15 s. Going on
+    would be worse: a cluster whose update arrived just before the control plane went away would be replaced by an
+    empty one, and a listener without its routes would answer 404 to everybody. Waiting keeps what is in service,
+    and a starting Envoy not ready; the server answers every assignment and route that is referred to, be it empty.
+    """
+    return ConfigSource(
+        ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3, initial_fetch_timeout=timedelta(0)
+    )
 
 
 def _grpc() -> ApiConfigSource:

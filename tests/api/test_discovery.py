@@ -7,7 +7,20 @@ import pytest
 
 from controlplane.api.resource_json import RenderedResources
 from controlplane.render import load, render
-from xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, Node, Resource, Snapshot
+from xds.types import (
+    CLUSTER,
+    ENDPOINT,
+    EXTENSION,
+    LISTENER,
+    ROUTE,
+    RUNTIME,
+    SCOPED_ROUTE,
+    SECRET,
+    Node,
+    Resource,
+    ResourceSet,
+    Snapshot,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -207,3 +220,20 @@ async def test_what_is_kept_of_rendered_resources_is_bounded() -> None:
         (text,) = await rendered.render(CLUSTER, [resource])
         assert name.encode() in text
         assert rendered.size <= 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "type_url", "body", "expected"),
+    [
+        pytest.param("secrets", SECRET, b"\x0a\x01a", {"name": "a"}, id="a secret"),
+        pytest.param("runtime", RUNTIME, b"\x0a\x01a", {"name": "a"}, id="a runtime layer"),
+        pytest.param("extension_configs", EXTENSION, b"\x0a\x01a", {"name": "a"}, id="an extension"),
+        pytest.param("scoped_routes", SCOPED_ROUTE, b"\x0a\x01a", {"name": "a"}, id="a scope"),
+    ],
+)
+async def test_every_type_can_be_polled(start, path, type_url, body, expected):
+    published = Published(None)
+    published.snapshot = Snapshot({type_url: ResourceSet([Resource.of("a", body)])})
+    it = await start(discovery=published)
+    response = await it.json("POST", f"/v3/discovery:{path}", 200, {"resource_names": ["a"]})
+    assert response["resources"] == [{"@type": type_url, **expected}]

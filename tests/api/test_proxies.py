@@ -246,7 +246,7 @@ async def test_secrets_and_keys_are_not_shown(start, fleet):
         web, key = (await it.json("GET", f"{EDGE}/config", 200))["items"]
 
         context = web["content"]["transportSocket"]["typedConfig"]["commonTlsContext"]
-        assert context["tlsCertificates"] == [{"privateKey": "[withheld]"}]
+        assert context["tlsCertificates"] == [{"privateKey": {"inlineString": "[redacted]"}}]
         assert (key["type"], key["content"], key["base64"]) == ("Secret", None, None)
         assert key["version"] == secret.version
         assert "not shown" in key["note"]

@@ -10,6 +10,8 @@ _PRIVATE: Final = frozenset(
         "access_token",
         "client_secret",
         "generic_secret",
+        "hmac_secret",
+        "inline_key",
         "password",
         "passphrase",
         "pkcs12",
@@ -18,6 +20,7 @@ _PRIVATE: Final = frozenset(
         "secret",
         "session_ticket_keys",
         "token",
+        "token_secret",
     }
 )
 _PLACES: Final = frozenset({"environment_variable", "filename"})
