@@ -6,6 +6,7 @@ to c1 and c2, secret s1, runtime layer rt, extension f1, scope sc and virtual ho
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -105,10 +106,13 @@ _REFERENCES = {"l1": ("r1", "")}
 _BUFFER = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer"
 
 
-def resource(
-    type_url: str, name: str, edition: int, *, routed: Mapping[str, tuple[str, ...]] = ROUTED, parent: str = ""
-) -> Resource:
-    """Spell one resource; `edition` shows in its bytes, `parent` is the version of the cluster above an assignment."""
+@lru_cache(maxsize=4096)
+def resource(type_url: str, name: str, edition: int, *, routed: tuple[str, ...] = (), parent: str = "") -> Resource:
+    """Spell one resource; `edition` shows in its bytes.
+
+    `routed` are the clusters that a route leads to, `parent` is the version of the cluster above an assignment.
+    Remembered: the tests ask for the same few hundreds of times.
+    """
     encoder = Encoder()
     message, refs = _message(type_url, name, edition, routed, encoder)
     aliases = (name,) if type_url == VIRTUAL_HOST else ()
@@ -116,7 +120,7 @@ def resource(
 
 
 def _message(
-    type_url: str, name: str, edition: int, routed: Mapping[str, tuple[str, ...]], encoder: Encoder
+    type_url: str, name: str, edition: int, routed: tuple[str, ...], encoder: Encoder
 ) -> tuple[Any, list[Key]]:
     if type_url == CLUSTER and name == _STATIC:
         static = ClusterDiscoveryType.STATIC
@@ -138,8 +142,8 @@ def _message(
     if type_url == LISTENER:
         return _listener(name, edition, encoder)
     if type_url == ROUTE:
-        to = routed.get(name, ())
-        return RouteConfiguration(name=name, virtual_hosts=[_host(name, edition, to)]), [(CLUSTER, each) for each in to]
+        refs = [(CLUSTER, each) for each in routed]
+        return RouteConfiguration(name=name, virtual_hosts=[_host(name, edition, routed)]), refs
     if type_url == VIRTUAL_HOST:
         return _host(name, edition, ("c1",)), [(CLUSTER, "c1")]
     if type_url == SCOPED_ROUTE:

@@ -54,6 +54,20 @@ async def test_o_01_o_02_a_changed_cluster_brings_its_assignment_once(world: Wor
 
 
 @BOTH
+async def test_o_01_a_cluster_that_is_sent_again_unchanged_brings_its_assignment(world: World, delta: bool) -> None:
+    stream = world.open(delta=delta)
+    await settle(stream, CLUSTER, ["*"])
+    await settle(stream, ENDPOINT, ["c1", "c2"])
+    again = await settle(stream, CLUSTER, ["c1"] if delta else ["*", "c1"])
+    assignment = await stream.expect(ENDPOINT)
+    await stream.ack(assignment)
+
+    assert "c1" in names(again)
+    assert names(assignment) == ["c1"]
+    await stream.expect_quiet()
+
+
+@BOTH
 async def test_o_02_an_ack_that_is_under_way_does_not_use_up_the_assignment_that_is_owed(
     world: World, delta: bool
 ) -> None:

@@ -89,9 +89,12 @@ class World:
         touched |= {(ROUTE, name) for name in routed or ()}
         self.made = {key: made for key, made in self.made.items() if key in self.editions and key not in touched}
         for key in sorted(self.editions.keys() - self.made.keys()):  # clusters come before their assignments
-            cluster = self.made.get((CLUSTER, key[1])) if key[0] == ENDPOINT else None
+            type_url, name = key
+            cluster = self.made.get((CLUSTER, name)) if type_url == ENDPOINT else None
             self.made[key] = resource(
-                *key, self.editions[key], routed=self.routed, parent=cluster.version if cluster is not None else ""
+                *(type_url, name, self.editions[key]),
+                routed=self.routed.get(name, ()) if type_url == ROUTE else (),
+                parent=cluster.version if cluster is not None else "",
             )
         self.cache.set(GROUP, self.snapshot())
 
