@@ -74,7 +74,7 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """Say that a response is on its way; built by whoever sends it."""
+    """Say that a response is on its way; built by whoever sends it. `size_bytes` is that of the whole message."""
 
     type_url: str
     version: str
@@ -82,6 +82,7 @@ class Sent:
     revision: str
     resources: int
     removed: int
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

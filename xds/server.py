@@ -242,7 +242,8 @@ class XdsServer:
             open_now = tuple(self._calls.values())
             start = self._clock()
             for number, call in enumerate(open_now):
-                if (pause := start + number * drain_s / len(open_now) - self._clock()) > 0:
+                # Half a step in: even a single stream leaves whoever watches readiness the time to notice.
+                if (pause := start + (number + 0.5) * drain_s / len(open_now) - self._clock()) > 0:
                     await asyncio.sleep(pause)
                 call.ending = True
                 call.wake()
@@ -457,6 +458,7 @@ class XdsServer:
         reading.cancel()
 
     async def _send(self, call: _Call, response: Response) -> None:
+        data = self._writer.write(response)
         sent = Sent(
             type_url=response.type_url,
             version=response.version,
@@ -464,6 +466,7 @@ class XdsServer:
             revision=response.revision,
             resources=len(response.resources),
             removed=len(response.removed),
+            size_bytes=len(data),
         )
         # Told first: a client near by has acknowledged before the write returns, and an ACK must not come before.
         self._tell(call, (sent,))
@@ -472,7 +475,7 @@ class XdsServer:
         try:
             if not call.responded:  # else it would go with the message, and no status after one that is stuck
                 await call.context.send_initial_metadata(())
-            await call.context.write(self._writer.write(response))
+            await call.context.write(data)
         except grpc.aio.InternalError:
             call.half_closed = True  # the client went while we were writing: nothing is left to say
         except asyncio.CancelledError:
