@@ -1,6 +1,6 @@
 """What goes into the protocol machine and what comes out: requests, responses, events. Values only.
 
-`xds.wire` spells the first two as bytes; `xds.status`, metrics and logs listen to the events.
+`xds.requests` and `xds.responses` spell the first two as bytes; `xds.status`, metrics and logs listen to the events.
 """
 
 from collections.abc import Collection, Mapping

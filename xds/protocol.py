@@ -1,8 +1,9 @@
 """The xDS protocol as a sans-IO machine: one `Stream` per client stream, SotW and Delta in the same class.
 
 Four verbs: `receive` a request and learn what it meant, `offer` a snapshot, send the `responses` that may go
-now, `close`. No await, no clock, no log: `xds.wire` spells the messages, `xds.server` moves the bytes and owns
-time, `xds.status` listens to the events. Everything that decides what a proxy is told, and when, is here.
+now, `close`. No await, no clock, no log: `xds.requests` and `xds.responses` spell the messages, `xds.server` moves
+the bytes and owns time, `xds.status` listens to the events. Everything that decides what a proxy is told, and when,
+is here.
 
 Three ideas carry it:
 

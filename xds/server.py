@@ -2,8 +2,8 @@
 
 Per stream one reader and one writer in one TaskGroup; only the writer sends. What needs time lives here: how
 long an ACK holds others up, how long a send may take, how long a stream lasts, the drain. What to say and when
-is `xds.protocol`'s, how to spell it `xds.wire`'s, what to serve `xds.cache`'s; who is told about it is the
-caller's (`on_event`).
+is `xds.protocol`'s, how to read and spell it `xds.requests`' and `xds.responses`', what to serve `xds.cache`'s; who
+is told about it is the caller's (`on_event`).
 """
 
 import asyncio
@@ -19,9 +19,10 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from xds import wire
 from xds.cache import Changes, SnapshotCache
 from xds.protocol import ORDER, Event, Regrouped, Request, Response, Row, Sent, Stream, one_row
+from xds.requests import NamesPool, RequestReader
+from xds.responses import ResponseWriter
 from xds.standing import Standing, names_in_play, standing
 from xds.status import StreamInfo
 from xds.types import (
@@ -40,6 +41,7 @@ from xds.types import (
     ResourceSet,
     Snapshot,
 )
+from xds.wire import WireError
 
 __all__ = ["MAX_REQUEST_BYTES", "StreamInfo", "XdsServer"]
 
@@ -99,7 +101,7 @@ class _Call:
     """Keep what reader and writer of one stream share."""
 
     context: Context
-    reader: wire.RequestReader
+    reader: RequestReader
     stream: Stream
     type_url: str
     delta: bool
@@ -197,8 +199,8 @@ class XdsServer:
         self._keepalive_s = keepalive_s
         self._keepalive_timeout_s = keepalive_timeout_s
         self._random = random or Random()  # noqa: S311 - jitter
-        self._writer = wire.ResponseWriter(identifier)
-        self._names = wire.NamesPool()
+        self._writer = ResponseWriter(identifier)
+        self._names = NamesPool()
         self._ids = count(1)
         self._calls: dict[int, _Call] = {}
         self._draining = False
@@ -299,7 +301,7 @@ class XdsServer:
         """Run one stream until either side has enough; leave nothing behind."""
         call = _Call(
             context=context,
-            reader=wire.RequestReader(delta=delta, pool=self._names),
+            reader=RequestReader(delta=delta, pool=self._names),
             stream=Stream(delta=delta, rows=rows),
             type_url=type_url,
             delta=delta,
@@ -363,7 +365,7 @@ class XdsServer:
             raise _invalid(f"the request has {len(data)} bytes; at most {self._max_request_bytes} are read")
         try:
             request = call.reader.read(data)
-        except wire.WireError as error:
+        except WireError as error:
             raise _invalid(f"the request cannot be read: {error}") from error
         if call.info is None:
             self._greet(key, call)
