@@ -70,7 +70,7 @@ cluster_manager:
     grpc_services:
     - envoy_grpc: {{ cluster_name: xds_cluster }}
 
-{runtime}"""
+"""
 
 _CONTROL_PLANE = """\
 static_resources:
@@ -108,11 +108,12 @@ overload_manager:
       max_active_downstream_connections: 50000
 """  # noqa: E501 - a type URL cannot be broken
 
+# As `translate.names` spells it for clusters and listeners, which takes a second to import; a test compares them.
 _POLLED = (
     "api_config_source: { api_type: REST, transport_api_version: V3, cluster_names: [xds_cluster], "
     "refresh_delay: 3s, request_timeout: 5s }"
 )
-# As `translate.names` spells it for clusters and listeners, which takes a second to import; a test compares them.
+
 _RUNTIME = """\
 layered_runtime:
   layers:
@@ -120,7 +121,7 @@ layered_runtime:
   - name: {layer}
     rtds_layer:
       name: {layer}
-      rtds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 5s }}
+      rtds_config: {{ {source}, resource_api_version: V3, initial_fetch_timeout: 5s }}
   # Above it, what an operator sets on the admin page of this one Envoy.
   - name: admin
     admin_layer: {{}}
@@ -161,14 +162,14 @@ def bootstrap(
     if polled:
         metadata["xds_transport"] = "rest"
     discovery = _REST if polled else _ADS + _LOAD_REPORTS
-    template = _HEAD + discovery + _CONTROL_PLANE + ("\n" if polled else _HTTP2) + _TAIL
+    template = _HEAD + discovery + "{runtime}" + _CONTROL_PLANE + ("\n" if polled else _HTTP2) + _TAIL
     return template.format(
         protocol_words=words,
         node=_node(node_id, cluster, metadata),
         admin_address=_admin_address(admin_host, admin_port),
         api_type=api_type,
         polled=_POLLED,
-        runtime="" if runtime_layer is None else _RUNTIME.format(layer=_quoted(runtime_layer)),
+        runtime="" if runtime_layer is None else _runtime(runtime_layer, _POLLED if polled else "ads: {}"),
         discovery=_discovery(xds_host),
         xds_address=_address(xds_host, xds_port),
     )
@@ -188,6 +189,10 @@ def bootstrap_from_files(*, clusters: str, listeners: str, admin_host: str, admi
         clusters=_quoted(clusters),
         listeners=_quoted(listeners),
     )
+
+
+def _runtime(layer: str, source: str) -> str:
+    return _RUNTIME.format(layer=_quoted(layer), source=source)
 
 
 def _admin_address(host: str, port: int) -> str:
@@ -239,11 +244,13 @@ def _is_ip_address(host: str) -> bool:
     return True
 
 
-def grpc_bootstrap(*, node_id: str, xds_host: str, xds_port: int) -> str:
+def grpc_bootstrap(*, node_id: str, cluster: str | None = None, xds_host: str, xds_port: int) -> str:
     """Write the bootstrap of a gRPC client without a proxy, as JSON (gRFC A27).
 
+    `cluster` lets it have raw resources that are limited to node clusters.
     For a file named by GRPC_XDS_BOOTSTRAP, or for GRPC_XDS_BOOTSTRAP_CONFIG as it is. Plaintext, as the port is.
     """
     target = f"[{xds_host}]:{xds_port}" if ":" in xds_host else f"{xds_host}:{xds_port}"
     server = {"server_uri": target, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
-    return json.dumps({"xds_servers": [server], "node": {"id": node_id}}, indent=2, ensure_ascii=False) + "\n"
+    node = {"id": node_id} if cluster is None else {"id": node_id, "cluster": cluster}
+    return json.dumps({"xds_servers": [server], "node": node}, indent=2, ensure_ascii=False) + "\n"

@@ -49,12 +49,14 @@ def test_a_gateway_port_travels_in_the_metadata() -> None:
 
 
 @pytest.mark.unit
-def test_a_runtime_layer_comes_over_the_same_stream_and_the_admin_page_overrules_it() -> None:
-    assert "layered_runtime" not in made()
-    layer, admin = made(runtime_layer="flags")["layered_runtime"]["layers"]
+@pytest.mark.parametrize(("protocol", "source"), [("delta", "ads"), ("sotw", "ads"), ("rest", "api_config_source")])
+def test_a_runtime_layer_comes_as_all_else_does_and_the_admin_page_overrules_it(protocol: str, source: str) -> None:
+    assert "layered_runtime" not in made(protocol=protocol)
+    config = made(protocol=protocol, runtime_layer="flags")
+    layer, admin = config["layered_runtime"]["layers"]
 
     assert layer["rtds_layer"]["name"] == "flags"
-    assert layer["rtds_layer"]["rtds_config"]["ads"] == {}
+    assert layer["rtds_layer"]["rtds_config"][source] == config["dynamic_resources"]["cds_config"][source]
     assert admin == {"name": "admin", "admin_layer": {}}
 
 
@@ -146,6 +148,7 @@ def test_envoy_accepts_the_files(protocol: str, envoy_path: Path) -> None:
         pytest.param({"xds_host": "::1", "admin_host": "::1"}, id="IPv6 on both sides"),
         pytest.param({"xds_host": "controlplane.internal", "gateway_port": 10001}, id="a name, and a port of its own"),
         pytest.param({"protocol": "rest", "gateway_port": 10001}, id="polling, and a port of its own"),
+        pytest.param({"protocol": "rest", "runtime_layer": "flags"}, id="polling, runtime values too"),
     ],
 )
 def test_envoy_accepts(changes: dict[str, Any], envoy_path: Path, tmp_path: Path) -> None:

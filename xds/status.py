@@ -156,14 +156,26 @@ class _Type:
     changes: Changes = field(default_factory=Changes)
     refused: dict[str, Refused] = field(default_factory=dict)
 
+    def resubscribe(self, event: Subscribed) -> None:
+        """Take note of what is asked for now. What a client no longer asks for, it no longer refuses."""
+        self.subscribed = event
+        if event.wildcard:
+            return
+        # No acknowledgement will say so: what is not asked for is not sent either.
+        if not event.names:
+            self.refused, self.failed = {}, False
+        elif dropped := self.refused.keys() & event.dropped:
+            self.refused = {name: each for name, each in self.refused.items() if name not in dropped}
+            self.failed = bool(self.refused)
+
     def state(self, *, settled: bool) -> State:
         """Judge by events, and by what the stream owes now: it may have come to owe nothing without a word."""
         if self.failed:
             return State.ERROR
+        asked = bool(self.subscribed.wildcard or self.subscribed.names)
         if self.sent is None:
-            asked = self.subscribed.wildcard or self.subscribed.names
             return State.NOT_SENT if asked else State.SYNCED
-        behind = self.unanswered or self.acked is None or not settled
+        behind = self.unanswered or (asked and self.acked is None) or not settled
         return State.STALE if behind else State.SYNCED
 
 
@@ -200,7 +212,7 @@ class Status:
             return
         if isinstance(event, Subscribed):
             if (known := stream.types.get(event.type_url)) is not None:
-                known.subscribed = event
+                known.resubscribe(event)
             else:
                 stream.types[event.type_url] = _Type(event)
             return

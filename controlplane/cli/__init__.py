@@ -17,6 +17,8 @@ from controlplane.cli.output import Output, OutputFormat, show, table
 FAILED = 1
 USAGE = 2
 
+ADMIN = "127.0.0.1:9901"
+
 app = typer.Typer(
     name="controlplane",
     help="Service discovery and an Envoy control plane.",
@@ -117,7 +119,7 @@ def demo(
 def bootstrap(
     node: Annotated[str, typer.Option("--node", help="The client's node id.")],
     cluster: Annotated[
-        str | None, typer.Option("--cluster", help="The Envoy's node cluster; needed but for gRPC.")
+        str | None, typer.Option("--cluster", help="The client's node cluster; an Envoy needs one.")
     ] = None,
     xds: Annotated[
         str | None,
@@ -126,7 +128,7 @@ def bootstrap(
     protocol: Annotated[
         Protocol, typer.Option(help="Delta sends only what changed; rest polls the REST API, where gRPC cannot pass.")
     ] = Protocol.DELTA,
-    admin: Annotated[str, typer.Option("--admin", help="HOST:PORT of Envoy's admin page.")] = "127.0.0.1:9901",
+    admin: Annotated[str, typer.Option("--admin", help="HOST:PORT of Envoy's admin page.")] = ADMIN,
     gateway_port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Listen here instead of the control plane's GATEWAY_PORT.")
     ] = None,
@@ -143,10 +145,21 @@ def bootstrap(
 
     own = "127.0.0.1:8090" if protocol is Protocol.REST and not grpc else "127.0.0.1:18000"
     xds_host, xds_port = host_and_port(own if xds is None else xds, "--xds")
+    if not node:
+        fail("--node is empty: clients are told apart by it, such as `--node edge-1`", USAGE)
     if grpc:
-        typer.echo(grpc_bootstrap(node_id=node, xds_host=xds_host, xds_port=xds_port), nl=False)
+        of_envoys = {
+            "--protocol": protocol is not Protocol.DELTA,
+            "--admin": admin != ADMIN,
+            "--gateway-port": gateway_port is not None,
+            "--runtime-layer": runtime_layer is not None,
+        }
+        if given := [option for option, is_given in of_envoys.items() if is_given]:
+            fail(f"{', '.join(given)}: only an Envoy's bootstrap knows that; leave it out with --grpc", USAGE)
+        text = grpc_bootstrap(node_id=node, cluster=cluster, xds_host=xds_host, xds_port=xds_port)
+        typer.echo(text, nl=False)
         return
-    if cluster is None:
+    if not cluster:
         fail("--cluster is missing: an Envoy needs one, such as `--cluster edge`", USAGE)
     admin_host, admin_port = host_and_port(admin, "--admin")
     text = make(
@@ -174,7 +187,7 @@ def render(
     ] = RenderFormat.TABLE,
     gateway_host: Annotated[str, typer.Option(help="Address of the gateway listener.")] = "127.0.0.1",
     gateway_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the gateway listener.")] = 10000,
-    admin: Annotated[str, typer.Option(help="With `-o files`: HOST:PORT of Envoy's admin page.")] = "127.0.0.1:9901",
+    admin: Annotated[str, typer.Option(help="With `-o files`: HOST:PORT of Envoy's admin page.")] = ADMIN,
 ) -> None:
     """Print what Envoys would be told of the services in a file, without a network; exit 3 where it has faults.
 

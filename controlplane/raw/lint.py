@@ -38,6 +38,8 @@ _NOT_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\()|\(\?P=|\\[1-9]|[*+?}]\+")
 _MATCHERS = ("prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix", "path_match_policy")
 _ACTIONS = ("route", "redirect", "direct_response", "filter_action", "non_forwarding_action")
 _SOURCES = ("path", "path_config_source", "api_config_source", "ads", "self")
+_ADS = '{"ads": {}, "resource_api_version": "V3"}'
+_NOT_SELF = f"Envoy knows no self here; {_ADS} is the same stream, and gRPC takes it too"
 
 Check = Callable[[Any], Iterator[tuple[Path, str]]]
 
@@ -57,7 +59,9 @@ def _cluster(cluster: Cluster) -> Iterator[tuple[Path, str]]:
         yield ("connect_timeout",), "must be more than 0 s"
     if cluster.type == ClusterDiscoveryType.EDS:
         if cluster.eds_cluster_config is None or cluster.eds_cluster_config.eds_config is None:
-            yield ("eds_cluster_config",), 'a cluster of type EDS needs eds_config, such as {"ads": {}}'
+            yield ("eds_cluster_config",), f"a cluster of type EDS needs eds_config, such as {_ADS}"
+        elif cluster.eds_cluster_config.eds_config.self is not None:
+            yield ("eds_cluster_config", "eds_config", "self"), _NOT_SELF
         if cluster.load_assignment is not None:
             yield ("load_assignment",), "a cluster of type EDS gets its endpoints as a resource of their own"
     elif cluster.eds_cluster_config is not None:
@@ -155,6 +159,8 @@ def _manager(manager: HttpConnectionManager) -> Iterator[tuple[Path, str]]:
         yield (), "one of rds, route_config and scoped_routes is required"
     if manager.rds is not None and not manager.rds.route_config_name:
         yield ("rds", "route_config_name"), "required, but missing"
+    if manager.rds is not None and manager.rds.config_source is not None and manager.rds.config_source.self is not None:
+        yield ("rds", "config_source", "self"), _NOT_SELF
     if not manager.http_filters:
         yield ("http_filters",), "required: the router has to be the last"
 
@@ -249,7 +255,7 @@ def _scope(scope: ScopedRouteConfiguration) -> Iterator[tuple[Path, str]]:
 def _config_source(source: ConfigSource) -> Iterator[tuple[Path, str]]:
     """Check C-14: where from is said, and in the only version that is left."""
     if all(getattr(source, name) is None for name in _SOURCES):
-        yield (), 'a source is required, such as {"ads": {}}'
+        yield (), f"a source is required, such as {_ADS}"
     if (source.ads is not None or source.self is not None) and source.resource_api_version != ApiVersion.V3:
         yield ("resource_api_version",), 'must be "V3" (C-14)'
 

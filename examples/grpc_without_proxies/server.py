@@ -36,22 +36,26 @@ async def main(name: str, id: str, weight: int, control_plane: str) -> None:  # 
 
     where = f"/api/v1/services/{name}/instances/{id}"
     instance = {"host": "127.0.0.1", "port": port, "weight": weight, "ttl": TTL_S}
-    async with aiohttp.ClientSession(control_plane, timeout=aiohttp.ClientTimeout(total=5)) as client:
-        async with client.put(where, json=instance) as answer:
-            if answer.status >= 400:
-                sys.exit(f"the control plane refused: {await answer.text()}")
-        print(f"registered as {where}, serving on port {port}", flush=True)
-        while not stop.is_set():
-            try:
-                async with asyncio.timeout(TTL_S / 3):
-                    await stop.wait()
-            except TimeoutError:
-                await renew(client, where, instance)
-        # Out of the clients' sight first, then out of the world: calls on their way still get an answer.
-        async with client.delete(where):
-            pass
-        print("deregistered", flush=True)
-    await server.stop(DRAIN_S)
+    try:
+        async with aiohttp.ClientSession(control_plane, timeout=aiohttp.ClientTimeout(total=5)) as client:
+            async with client.put(where, json=instance) as answer:
+                if answer.status >= 400:
+                    sys.exit(f"the control plane refused: {await answer.text()}")
+            print(f"registered as {where}, serving on port {port}", flush=True)
+            while not stop.is_set():
+                try:
+                    async with asyncio.timeout(TTL_S / 3):
+                        await stop.wait()
+                except TimeoutError:
+                    await renew(client, where, instance)
+            # Out of the clients' sight first, then out of the world.
+            async with client.delete(where):
+                pass
+            print("deregistered", flush=True)
+        # Calls that begin before the clients have heard of it get an answer: to those, stop() gives no grace.
+        await asyncio.sleep(DRAIN_S)
+    finally:
+        await server.stop(DRAIN_S)
 
 
 async def renew(client: aiohttp.ClientSession, where: str, instance: dict[str, Any]) -> None:
@@ -70,4 +74,7 @@ if __name__ == "__main__":
     parser.add_argument("--weight", type=int, default=1)
     parser.add_argument("--control-plane", default="http://127.0.0.1:8090")
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.name, arguments.id, arguments.weight, arguments.control_plane))
+    try:
+        asyncio.run(main(arguments.name, arguments.id, arguments.weight, arguments.control_plane))
+    except aiohttp.ClientError as error:
+        sys.exit(f"the control plane cannot be reached; is `make run` running? {error}")

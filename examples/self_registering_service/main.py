@@ -13,6 +13,8 @@ import aiohttp
 from aiohttp import web
 
 TTL_S = 30
+DRAIN_S = 2.0
+"""How long requests may still come after the service has deregistered: proxies hear of it within milliseconds."""
 CHECK = {"type": "http", "http_path": "/health", "interval": 1, "timeout": 1, "unhealthy_threshold": 2}
 
 
@@ -54,10 +56,12 @@ async def main(name: str, id: str | None, control_plane: str) -> None:  # noqa: 
                     await stop.wait()
             except TimeoutError:
                 await stay_registered(client, where, instance)
-        # Out of the load balancer first, then out of the world: requests on their way still get an answer.
+        # Out of the load balancer first, then out of the world.
         async with client.delete(where):
             pass
         print("deregistered", flush=True)
+    # Requests that arrive before the proxies have heard of it get an answer.
+    await asyncio.sleep(DRAIN_S)
     await runner.cleanup()
 
 
@@ -86,4 +90,7 @@ if __name__ == "__main__":
     parser.add_argument("--id")
     parser.add_argument("--control-plane", default="http://127.0.0.1:8090")
     arguments = parser.parse_args()
-    sys.exit(asyncio.run(main(arguments.name, arguments.id, arguments.control_plane)))
+    try:
+        asyncio.run(main(arguments.name, arguments.id, arguments.control_plane))
+    except aiohttp.ClientError as error:
+        sys.exit(f"the control plane cannot be reached; is `make run` running? {error}")

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.unit
 
 BASE = "/api/v1/xds"
 ADS = {"ads": {}, "resource_api_version": "V3"}
+SELF = {"self": {}, "resource_api_version": "V3"}
+_MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 RUNTIME = {"name": "rt", "layer": {"feature.on": True}}
 CLUSTER = {"name": "legacy", "type": "EDS", "eds_cluster_config": {"eds_config": ADS}, "connect_timeout": "1s"}
 KEY = "-----BEGIN PRIVATE KEY-----"
@@ -105,6 +107,27 @@ async def test_canonical_names_and_the_protos_own_are_the_same_resource(edge):
             {**CLUSTER, "eds_cluster_config": {"eds_config": {"ads": {}}}},
             "#/eds_cluster_config/eds_config/resource_api_version",
             id="a source of no version (C-14)",
+        ),
+        pytest.param(
+            "clusters",
+            {**CLUSTER, "eds_cluster_config": {"eds_config": SELF}},
+            "#/eds_cluster_config/eds_config/self",
+            id="endpoints from self, which gRPC knows and Envoy does not",
+        ),
+        pytest.param(
+            "listeners",
+            {
+                "name": "legacy",
+                "api_listener": {
+                    "api_listener": {
+                        "@type": _MANAGER,
+                        "stat_prefix": "x",
+                        "rds": {"config_source": SELF, "route_config_name": "r1"},
+                    }
+                },
+            },
+            "#/api_listener/api_listener/rds/config_source/self",
+            id="routes from self",
         ),
         pytest.param(
             "clusters",

@@ -275,7 +275,39 @@ def test_bootstrap_for_a_grpc_client_is_json_without_a_cluster(cli: CliRunner) -
     assert json.loads(result.stdout)["node"] == {"id": "caller-1"}
 
 
-def test_bootstrap_for_an_envoy_needs_a_cluster(cli: CliRunner) -> None:
-    result = cli.invoke(app, ["bootstrap", "--node", "edge-1"])
+def test_bootstrap_for_a_grpc_client_names_its_cluster_which_raw_resources_may_be_limited_to(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["bootstrap", "--grpc", "--node", "caller-1", "--cluster", "callers"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["node"] == {"id": "caller-1", "cluster": "callers"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--protocol", "rest"),
+        ("--admin", "127.0.0.1:9902"),
+        ("--gateway-port", "10001"),
+        ("--runtime-layer", "flags"),
+    ],
+    ids=lambda option: option[0],
+)
+def test_bootstrap_for_a_grpc_client_refuses_what_it_would_have_to_drop(
+    cli: CliRunner, option: tuple[str, str]
+) -> None:
+    result = cli.invoke(app, ["bootstrap", "--grpc", "--node", "caller-1", *option])
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("given", [[], ["--cluster", ""]], ids=["none", "empty"])
+def test_bootstrap_for_an_envoy_needs_a_cluster(cli: CliRunner, given: list[str]) -> None:
+    result = cli.invoke(app, ["bootstrap", "--node", "edge-1", *given])
     assert result.exit_code == 2
     assert "--cluster is missing" in result.stderr
+
+
+def test_bootstrap_needs_a_node_id_that_tells_clients_apart(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["bootstrap", "--node", "", "--cluster", "edge"])
+    assert result.exit_code == 2
+    assert "--node is empty" in result.stderr

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import grpc.aio
 import pytest
 from harness import PATIENCE_S, ControlPlane, Envoy, eventually
 
@@ -22,12 +23,16 @@ async def test_a_service_registers_itself_and_goes_when_it_stops(control_plane: 
     try:
         await envoy.serves("greeter", "greeter greets you\n")
         assert await envoy.get("/greeter/?who=Ada") == (200, "greeter greets Ada\n")
+        assert process.stdout is not None
+        port = (await process.stdout.readline()).split()[-1].decode()
     finally:
         process.terminate()
-        out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
 
-    assert process.returncode == 0
-    assert b"deregistered" in out
+    assert b"deregistered" in await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)
+    # Who has not heard of it yet is still answered.
+    async with envoy.client.get(f"http://127.0.0.1:{port}/?who=Ada") as answer:
+        assert await answer.text() == "greeter greets Ada\n"
+    assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
     async def gone() -> bool:
         return await envoy.hosts("greeter") == {}
@@ -79,3 +84,35 @@ async def test_grpc_clients_call_servers_without_a_proxy(control_plane: ControlP
     assert "times: greeter-2 greets Ada" in said
     assert [server.returncode for server in servers] == [0, 0]
     assert all(b"deregistered" in out for out, _ in ends)
+
+
+async def test_a_grpc_server_that_has_deregistered_still_answers_those_who_have_not_heard_of_it(
+    control_plane: ControlPlane,
+) -> None:
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(EXAMPLES / "grpc_without_proxies/server.py"), "--control-plane", control_plane.url),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    try:
+        registered = await asyncio.wait_for(server.stdout.readline(), PATIENCE_S)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{registered.split()[-1].decode()}") as channel:
+            greet = channel.unary_unary("/example.Greeter/Greet")
+            server.terminate()
+            assert b"deregistered" in await asyncio.wait_for(server.stdout.readline(), PATIENCE_S)
+            assert await greet(b"Ada", timeout=PATIENCE_S) == b"greeter-1 greets Ada"
+    finally:
+        assert await asyncio.wait_for(server.wait(), PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("script", ["self_registering_service/main.py", "grpc_without_proxies/server.py"])
+async def test_a_service_that_finds_no_control_plane_says_so_in_one_line(script: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(EXAMPLES / script), "--name", "greeter", "--control-plane", "http://127.0.0.1:1"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+
+    assert process.returncode == 1
+    assert err.startswith(b"the control plane cannot be reached")
+    assert err.count(b"\n") == 1

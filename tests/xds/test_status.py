@@ -32,6 +32,10 @@ def subscribed(url: str = CLUSTER, *, names: int = 0) -> Subscribed:
     return Subscribed(type_url=url, added=(), dropped=(), wildcard=not names, names=names)
 
 
+def drops(*dropped: str, leaves: int, wildcard: bool = False) -> Subscribed:
+    return Subscribed(type_url=CLUSTER, added=(), dropped=dropped, wildcard=wildcard, names=leaves)
+
+
 def sent(version: str = "v1") -> Sent:
     return Sent(type_url=CLUSTER, version=version, nonce="1", revision="r1", resources=1, removed=0)
 
@@ -92,6 +96,10 @@ def state(status: Status) -> State:
             State.SYNCED,
         ),
         ([subscribed(), sent(), acked(), Outdated(type_url=CLUSTER, nonce="0")], State.SYNCED),
+        ([subscribed(names=1), sent(), nacked(), drops("a", leaves=0)], State.SYNCED),
+        ([subscribed(names=2), sent(), acked(), sent("v2"), nacked(), drops("a", leaves=1)], State.SYNCED),
+        ([subscribed(names=2), sent(), acked(), sent("v2"), nacked(), drops("b", leaves=1)], State.ERROR),
+        ([subscribed(), sent(), acked(), sent("v2"), nacked(), drops("a", leaves=0, wildcard=True)], State.ERROR),
     ],
     ids=lambda value: " ".join(type(each).__name__ for each in value) if isinstance(value, list) else value.name,
 )
