@@ -117,7 +117,7 @@ def _path(key: ResourceKey) -> str:
 
 
 def _state(edge: Edge, raw: RawResource) -> tuple[State, str]:
-    by = owner(edge.context.live.current.services, raw.key)
+    by = owner(edge.context.live.current.has_cluster, raw.key)
     if by is not None:
         return "suppressed", f"{by} has this name and wins; delete this resource or rename it"
     return "published", ""
@@ -223,7 +223,7 @@ async def put_resource(edge: Edge, request: web.Request) -> web.Response:
     live = edge.context.live
     async with edge.resource_writes:  # nobody writes between the check of If-Match and the write that relies on it
         require(request, _own_tag(edge, key))
-        if (by := owner(live.current.services, key)) is not None:
+        if (by := owner(live.current.has_cluster, key)) is not None:
             raise Problem(NAME_RESERVED, f"{by} has the name {key.name!r}; choose another", owner=by)
         new = await ask(edge, "put_resource", edge.context.registry.put_resource(raw))
         revision = await resource_visible(edge, key, raw)
