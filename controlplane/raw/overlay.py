@@ -93,23 +93,17 @@ class Overlay:
         self._raw: Mapping[ResourceKey, RawEntry] = {}
         self._owned: Mapping[ResourceKey, str] = {}
         self._limits: frozenset[Limit] = frozenset()
-        self._compiled: dict[ResourceKey, tuple[RawResource, Compiled | str]] = {}
         self._resources: Mapping[Limit, Mapping[str, _Named]] = {}
         self._visible: dict[frozenset[Limit], Mapping[str, _Named]] = {}
         self._laid: dict[_Laid, tuple[ResourceSet, _Named, ResourceSet]] = {}
         self.left_out: Mapping[ResourceKey, str] = {}
 
     def compile(self, raw: RawResource) -> Compiled | str:
-        """Return what a resource becomes, or why it is left out; remembered until it changes.
+        """Return what a resource becomes, or why it is left out.
 
-        Reading one takes a fraction of a millisecond, so whoever has thousands does it slice by slice before `update`.
+        Reading one takes a fraction of a millisecond, so whoever has thousands does it slice by slice before `update`,
+        which then finds them known.
         """
-        known = self._compiled.get(raw.key)
-        if known is None or known[0] is not raw:
-            known = self._compiled[raw.key] = raw, self._compile_anew(raw)
-        return known[1]
-
-    def _compile_anew(self, raw: RawResource) -> Compiled | str:
         try:
             return self._compiler.compile(raw)
         except Unreadable as error:
@@ -179,7 +173,7 @@ class Overlay:
                 left_out[key] = made
             else:
                 compiled[key] = made
-        self._compiled = {key: known for key, known in self._compiled.items() if key in self._raw}
+        self._compiler.forget_all_but(self._raw)
         parents, by_name = _parents(compiled), holders(compiled)
         by_limit: dict[Limit, dict[str, dict[str, Resource]]] = {}
         for key, each in compiled.items():

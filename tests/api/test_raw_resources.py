@@ -6,8 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
+from controlplane.model import RawResource
 from controlplane.registry.journal import Journal
 from controlplane.registry.memory import MemoryRegistry
+from xds.types import RUNTIME as RUNTIME_TYPE
 
 pytestmark = pytest.mark.unit
 
@@ -215,6 +217,36 @@ async def test_a_service_that_comes_later_wins_and_the_resource_says_so(edge):
 
     assert shown["state"] == "suppressed"
     assert "service 'web'" in shown["detail"]
+
+
+async def test_a_virtual_host_whose_domain_another_one_has_says_so_until_it_is_free(edge):
+    first = {"name": "a", "domains": ["x.example"]}
+    second = {"name": "b", "domains": ["x.example", "y.example"]}
+    await edge.json("PUT", f"{BASE}/virtual-hosts/r1/a", 201, first)
+    made = await edge.json("PUT", f"{BASE}/virtual-hosts/r1/b", 201, second)
+    listed = (await edge.json("GET", BASE, 200))["items"]
+
+    assert made["state"] == "suppressed"
+    assert "'r1/x.example' is already published by 'r1/a'" in made["detail"]
+    assert await edge.json("GET", f"{BASE}/virtual-hosts/r1/b", 200) == made
+    assert {item["name"]: item["state"] for item in listed} == {"r1/a": "published", "r1/b": "suppressed"}
+
+    await edge.json("DELETE", f"{BASE}/virtual-hosts/r1/a", 204)
+    assert (await edge.json("GET", f"{BASE}/virtual-hosts/r1/b", 200))["state"] == "published"
+
+
+async def test_one_that_was_stored_but_is_not_valid_any_more_says_so_in_the_list_too(start, tmp_path):
+    async with Journal.open(tmp_path) as journal:
+        registry = MemoryRegistry(journal=journal)
+        edge = await start(registry=registry)
+        stored = RawResource(type_url=RUNTIME_TYPE, name="rt", body='{"name":"rt","gone":1}')
+        await registry.put_resource(stored)
+        while not edge.live.current.raw:
+            await edge.live.wait()
+
+        shown = await edge.json("GET", f"{BASE}/runtimes/rt", 200)
+        assert (shown["state"], "gone" in shown["detail"]) == ("invalid", True)
+        assert (await edge.json("GET", BASE, 200))["items"][0]["state"] == "invalid"
 
 
 async def test_a_reference_to_nothing_is_accepted_with_a_warning_that_goes_when_it_exists(edge):
