@@ -32,8 +32,15 @@ from controlplane.raw.reading import Part, Path, RawFault
 
 _UINT32_MAX = 2**32 - 1
 _MAX_PRIORITY = 128
-_NOT_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\()|\(\?P=|\\[1-9]|[*+?}]\+")
-"""Look-around, atomic groups, conditionals, back-references and possessive quantifiers: RE2 has none of them."""
+_NOT_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\(|#)|\(\?P=|\\[1-9]|[*+?}]\+")
+"""Look-around, atomic groups, conditionals, comments, back-references and possessive quantifiers: RE2 has none."""
+_NOT_PYTHON = re.compile(
+    r"\\Q.*?(?:\\E|$)|\\[pP](?:\{\^?\w+\}|[A-Z])|\\x\{[0-9A-Fa-f]+\}|\\C|\[:\^?[a-z]+:\]", re.DOTALL
+)
+"""Quotations, Unicode classes, long code points, bytes and POSIX classes, which Python lacks: one character each."""
+_FLAGS = re.compile(r"\(\?[imsU]*(?:-[imsU]+)?([:)])")
+_LITERAL = re.compile(r"\\[^A-Za-z1-9]|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+"""An escaped sign, or a class: what stands there is no operator."""
 
 _MATCHERS = ("prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix", "path_match_policy")
 _ACTIONS = ("route", "redirect", "direct_response", "filter_action", "non_forwarding_action")
@@ -230,11 +237,13 @@ def _regex(matcher: RegexMatcher) -> Iterator[tuple[Path, str]]:
     if not matcher.regex:
         yield ("regex",), "required, but missing"
         return
-    if _NOT_RE2.search(matcher.regex):
+    regex = _NOT_PYTHON.sub("a", matcher.regex)
+    regex = _FLAGS.sub(lambda found: "(?:" if found[1] == ":" else "", regex)
+    if _NOT_RE2.search(_LITERAL.sub("a", regex)):
         yield ("regex",), "RE2 knows no look-around, back-references or possessive quantifiers (C-12)"
         return
     try:
-        re.compile(matcher.regex.replace(r"\z", r"\Z").replace(r"\pL", "L"))
+        re.compile(regex.replace(r"\z", r"\Z").replace("(?<", "(?P<"))
     except (re.error, OverflowError, RecursionError) as error:
         yield ("regex",), f"not a regular expression: {error} (C-12)"
 
