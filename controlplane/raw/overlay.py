@@ -32,6 +32,8 @@ class Limit:
 
 
 _EVERYONE = Limit()
+_MAX_PLACES = 1024
+"""For how many clusters and zones of nodes the audience is remembered: nodes name them as they like."""
 
 
 def limit_of(raw: RawResource) -> Limit:
@@ -93,6 +95,7 @@ class Overlay:
         self._raw: Mapping[ResourceKey, RawEntry] = {}
         self._owned: Mapping[ResourceKey, str] = {}
         self._limits: frozenset[Limit] = frozenset()
+        self._audiences: dict[tuple[str, str], frozenset[Limit]] = {}
         self._resources: Mapping[Limit, Mapping[str, _Named]] = {}
         self._visible: dict[frozenset[Limit], Mapping[str, _Named]] = {}
         self._laid: dict[_Laid, tuple[ResourceSet, _Named, ResourceSet]] = {}
@@ -125,12 +128,20 @@ class Overlay:
         self._lay_out()
         limits = frozenset(limit_of(entry.resource) for entry in self._raw.values()) - {_EVERYONE}
         changed = limits != self._limits
-        self._limits = limits
+        if changed:
+            self._limits = limits
+            self._audiences.clear()
         return changed
 
     def audience(self, node: Node) -> frozenset[Limit]:
         """Return the limits that let a node in: nodes of one audience are told the same."""
-        return frozenset(limit for limit in self._limits if limit.admits(node))
+        place = node.cluster, node.zone
+        audience = self._audiences.get(place)
+        if audience is None:
+            if len(self._audiences) >= _MAX_PLACES:
+                self._audiences.clear()
+            audience = self._audiences[place] = frozenset(limit for limit in self._limits if limit.admits(node))
+        return audience
 
     def over(self, ours: Sets, audience: frozenset[Limit], whose: Hashable = None) -> Sets:
         """Return our sets with the raw resources of an audience added; a name that we use is ours.

@@ -73,6 +73,17 @@ class TestAudience:
         assert elsewhere == another == EVERYONE
         assert RUNTIME not in overlay.over({}, EVERYONE)
 
+    def test_an_audience_is_worked_out_once_for_all_nodes_of_a_place(self) -> None:
+        """When limits change, thousands of streams ask at once."""
+        overlay = Overlay()
+        follow(overlay, stored(runtime(node_clusters=("edge",))))
+        one, two = (overlay.audience(Node(id=name, cluster="edge", zone="eu-1")) for name in "ab")
+
+        assert one is two
+        assert one == {Limit(("edge",), ())}
+        for number in range(5000):
+            assert overlay.audience(Node(id="a", cluster=f"unknown-{number}")) == EVERYONE
+
     def test_nodes_are_regrouped_only_when_the_limits_change(self) -> None:
         overlay = Overlay()
         held = stored(runtime(node_clusters=("edge",)))
