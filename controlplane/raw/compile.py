@@ -115,5 +115,7 @@ def _required(message: betterproto2.Message) -> list[RawFault]:
             return [RawFault(("layer",), "required, but missing; {} is an empty layer")]
         case TypedExtensionConfig() if message.typed_config is None:
             return [RawFault(("typed_config",), "required, but missing")]
+        case ClusterLoadAssignment():
+            return [RawFault(path, detail) for path, detail in lint.host_names(message)]
         case _:
             return []

@@ -28,6 +28,11 @@ SECRET = {
 }
 
 
+def at(host: str) -> dict[str, Any]:
+    address = {"socket_address": {"address": host, "port_value": 80}}
+    return {"locality": {}, "load_balancing_weight": 1, "lb_endpoints": [{"endpoint": {"address": address}}]}
+
+
 def faults(problem: dict[str, Any]) -> dict[str, str]:
     return {each.get("pointer") or each.get("parameter"): each["detail"] for each in problem["errors"]}
 
@@ -171,6 +176,38 @@ async def test_canonical_names_and_the_protos_own_are_the_same_resource(edge):
             "#/vhds/config_source/initial_fetch_timeout",
             id="virtual hosts on demand that a listener would wait for in vain",
         ),
+        pytest.param(
+            "endpoints",
+            {"cluster_name": "legacy", "endpoints": [at("db.internal")]},
+            "#/endpoints/0/lb_endpoints/0/endpoint/address/socket_address",
+            id="a name that nobody resolves, in an assignment",
+        ),
+        pytest.param(
+            "clusters",
+            {
+                "name": "legacy",
+                "type": "STATIC",
+                "load_assignment": {"cluster_name": "legacy", "endpoints": [at("db.internal")]},
+            },
+            "#/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address",
+            id="a name that nobody resolves, in a static cluster",
+        ),
+        pytest.param(
+            "listeners",
+            {
+                "name": "legacy",
+                "address": {"socket_address": {"address": "localhost", "port_value": 1}},
+                "filter_chains": [{}],
+            },
+            "#/address/socket_address",
+            id="a listener on a name",
+        ),
+        pytest.param(
+            "secrets",
+            {"name": "legacy", "tls_certificate": {"certificate_chain": {}}},
+            "#/tls_certificate/certificate_chain",
+            id="a certificate of no content",
+        ),
         pytest.param("virtual-hosts", {"name": "legacy", "domains": ["a"]}, "#", id="a virtual host of no table"),
     ],
 )
@@ -179,6 +216,14 @@ async def test_what_a_client_would_refuse_is_refused_with_its_place_and_not_stor
 
     assert pointer in faults(problem)
     assert (await edge.json("GET", BASE, 200))["items"] == []
+
+
+@pytest.mark.parametrize("kind", ["STRICT_DNS", "LOGICAL_DNS"])
+async def test_a_name_is_taken_where_envoy_resolves_it(edge, kind):
+    assignment = {"cluster_name": "legacy", "endpoints": [at("db.internal")]}
+    await edge.json(
+        "PUT", f"{BASE}/clusters/legacy", 201, {"name": "legacy", "type": kind, "load_assignment": assignment}
+    )
 
 
 async def test_every_fault_is_named_at_once(edge):
