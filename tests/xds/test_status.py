@@ -231,10 +231,16 @@ def test_what_changed_lately_is_dated_exactly_and_what_changed_before_by_a_bound
     assert (at("a"), at("b"), at("old-1")) == (3.0, 2.0, 1.0)
 
 
-def test_a_refusal_of_a_secret_is_not_repeated_where_it_may_quote_the_secret() -> None:
+@pytest.mark.parametrize("type_url", [SECRET, CLUSTER], ids=["a secret", "a cluster with its key inline"])
+def test_a_refusal_is_not_repeated_where_it_may_quote_a_private_key(type_url: str) -> None:
     said = 'Proto constraint validation failed: private_key { inline_string: "hush" }'
 
-    assert "hush" not in safe_words(SECRET, said)
-    assert safe_words(SECRET, said).startswith("Proto constraint validation failed")
+    assert "hush" not in safe_words(type_url, said)
+    assert safe_words(type_url, said).startswith("Proto constraint validation failed")
+
+
+def test_a_refusal_is_repeated_in_full_otherwise_up_to_a_bound() -> None:
+    said = 'Failed to load private key from <inline>, body { inline_string: "a" }'
+
     assert safe_words(CLUSTER, said) == said
     assert len(safe_words(CLUSTER, "x" * 100_000)) < 10_000
