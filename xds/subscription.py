@@ -299,13 +299,18 @@ class Subscription:
         suspects = named or changes.keys()
         batch = {name: _version(resource) for name, resource in changes.items()}
         if split and len(batch) > 1:
-            self.suspects = [part for part in self.suspects if part.keys().isdisjoint(batch)]
+            self._clear(batch)
             self.suspects += _halves(batch, named)
             return
         refusal = {name: version for name, version in batch.items() if name in suspects}
         for name, version in refusal.items():
             self.refused.setdefault(name, {name: version} if named else refusal)
         self._again(batch.keys() - self.refused.keys())
+
+    def _clear(self, names: Collection[str]) -> None:
+        """Suspect names no more for what an earlier refusal held of them; the others of that refusal stay suspects."""
+        left = ({name: part[name] for name in part.keys() - names} for part in self.suspects)
+        self.suspects = [part for part in left if part]
 
     def retry(self, names: Iterable[str], target: ResourceSet) -> None:
         """Offer a refused set again if any of it is no longer what was refused."""

@@ -735,6 +735,24 @@ DELTA = {
         = offer CDS a@2
         < CDS [a@2] nonce=2
     """,
+    "D-12 a suspect is tried although another of its half changed, and was refused in another batch": """
+        = delta
+        = offer CDS a@1 b@1 c@1
+        > CDS
+        < CDS [a@1 b@1 c@1] nonce=1
+        = offer CDS b@2 x@1
+        > CDS nack 1 no
+        < CDS [b@2 x@1] nonce=2
+        > CDS nack 2 no
+        < CDS [a@1] nonce=3
+        > CDS ack 3
+        < CDS [c@1] nonce=4
+        > CDS ack 4
+        < CDS [b@2] nonce=5
+        > CDS nack 5 no
+        < CDS [x@1] nonce=6
+        > CDS ack 6
+    """,
     "D-12 a refused batch is halved until the bad one stands alone": """
         = delta
         = offer CDS a@1 b@1 c@1 d@1
