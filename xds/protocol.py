@@ -348,7 +348,14 @@ class Stream:
         return whole
 
     def _made(self, sub: Subscription, target: ResourceSet) -> dict[str, Resource | None]:
-        """Work out what the client is to be told of what exists, and of what it asks for in vain."""
+        """Work out what the client is to be told of what exists, and of what it asks for in vain.
+
+        Suspects go when there is nothing else to tell, and in turn with what is: a type that changes without end
+        must not keep the good ones among them away.
+        """
+        if sub.passed_over and not sub.owed and (trial := self._next_suspects(sub, target)):
+            sub.passed_over = False
+            return trial
         changes: dict[str, Resource | None] = {}
         later: set[str] = set()
         size = 0
@@ -385,6 +392,7 @@ class Stream:
         sub.dirty = later - sub.owed
         if not changes:
             return self._next_suspects(sub, target)
+        sub.passed_over = bool(sub.suspects)
         if not split:  # the set is another one now, so what could not be taken out of the last may be tried again
             for name in [name for name, refusal in sub.refused.items() if not refusal[name]]:
                 del sub.refused[name]

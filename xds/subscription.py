@@ -56,6 +56,7 @@ class Subscription:
         "names",
         "nonce",
         "owed",
+        "passed_over",
         "pending",
         "refused",
         "repeat",
@@ -82,6 +83,7 @@ class Subscription:
         self.leaving: set[str] = set()  # held, gone from the target, not yet removed
         self.refused: dict[str, _Versions] = {}  # name -> the refused set that it is part of
         self.suspects: list[_Versions] = []  # Delta: parts of refused batches that are still to be tried
+        self.passed_over = False  # the last response told changes although there were suspects
         self.pending: Pending | None = None
         self.nonce = ""
         self.since: float | None = None

@@ -771,6 +771,27 @@ DELTA = {
         < CDS [b@2] nonce=6
         > CDS ack 6
     """,
+    "D-12 a type that changes without end does not keep suspects away": """
+        = delta
+        = offer EDS a@1 b@1 x@1
+        > EDS +a +b +x
+        < EDS [a@1 b@1 x@1] nonce=1
+        = offer EDS x@2
+        > EDS nack 1 no
+        < EDS [x@2] nonce=2
+        = offer EDS x@3
+        > EDS ack 2
+        < EDS [a@1] nonce=3
+        = offer EDS x@4
+        > EDS ack 3
+        < EDS [x@4] nonce=4
+        = offer EDS x@5
+        > EDS ack 4
+        < EDS [b@1] nonce=5
+        > EDS nack 5 no
+        < EDS [x@5] nonce=6
+        > EDS ack 6
+    """,
     "D-12 where the client names the culprit the others go first": """
         = delta
         = offer CDS a@1 b@1 c@1 d@1
