@@ -123,6 +123,7 @@ class Stream:
             added, dropped = sub.replace(request.names)
         else:
             added, dropped = request.subscribe, request.unsubscribe
+            wildcard = wildcard and WILDCARD not in dropped  # in both lists it is taken up anew (D-10)
             sub.edit(added, dropped, first=first)
             if first:
                 self._recall(sub, request.initial_versions)

@@ -753,6 +753,18 @@ DELTA = {
         < CDS [x@1] nonce=6
         > CDS ack 6
     """,
+    "D-10 a wildcard in both lists is taken up anew": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > CDS +* -*
+        < CDS [a@1 b@1] nonce=2
+        > CDS ack 2
+        = offer CDS -a
+        < CDS [] -a nonce=3
+    """,
     "D-12 a refused batch is halved until the bad one stands alone": """
         = delta
         = offer CDS a@1 b@1 c@1 d@1
