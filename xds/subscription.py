@@ -17,6 +17,7 @@ from xds.types import Resource, ResourceSet
 WILDCARD = "*"
 _LISTED = re.compile(r"Error adding/updating (?:cluster|listener)\(s\) |resource index \d+: ")
 _QUOTED = re.compile(r'^(?:cluster_)?name: "([^"]*)"', re.MULTILINE)  # indented is a name of something else
+_SEARCHED = 2048  # characters of an error; clients say whose it is at the beginning, and may go on for megabytes
 
 
 @dataclass(slots=True)
@@ -385,10 +386,11 @@ def culprit_in(message: str, names: Collection[str]) -> str | None:
     at the beginning of a line; gRPC counts (`resource index 0: web: …`). Only the first is told: what else is bad
     comes with the next refusal, while a list cannot be told from the words of an error.
     """
+    message = message[:_SEARCHED]
     for listed in _LISTED.finditer(message):
-        found = [name for name in names if name and message.startswith(f"{name}: ", listed.end())]
-        if found:
-            return max(found, key=len)
+        name, ends, _ = message[listed.end() :].partition(": ")
+        if ends and name and name in names:
+            return name
     return next((name for name in _QUOTED.findall(message) if name in names), None)
 
 
@@ -398,6 +400,7 @@ def named_in(message: str, names: Iterable[str]) -> set[str]:
     A guess, for Envoy quotes what it refuses: a service that is called `type` or `ads` is in many messages.
     """
     found = set()
+    message = message[:_SEARCHED]
     for name in sorted(names, key=len, reverse=True):
         start = message.find(name) if name else -1
         while start >= 0:

@@ -3,6 +3,7 @@
 The notation is explained in `tests/xds/transcript.py`. Silence where a response is not written is part of each.
 """
 
+import time
 from collections.abc import Mapping
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.xds.transcript import Replay
 from xds.cache import changes_between
 from xds.held import Held
-from xds.protocol import Acked, Closed, DeltaRequest, SotwRequest, Stream
+from xds.protocol import Acked, Closed, DeltaRequest, Error, Nacked, SotwRequest, Stream
 from xds.subscription import culprit_in, named_in
 from xds.types import CLUSTER, ENDPOINT, Resource, ResourceSet, Snapshot
 
@@ -1066,6 +1067,20 @@ load_balancing_policy {
 )
 def test_an_error_has_a_culprit_where_it_says_so(message: str, culprit: str | None) -> None:
     assert culprit_in(message, {"ads", "bad", "bad-2", "name", "nested", "type", ""}) == culprit
+
+
+@pytest.mark.parametrize("said", ["resource index 0: ", "Error adding/updating cluster(s) ", "service-"])
+def test_an_error_of_megabytes_is_not_searched_for_each_of_a_thousand_names(said: str) -> None:
+    stream = Stream(delta=True)
+    stream.receive(DeltaRequest(type_url=CLUSTER))
+    stream.offer(Snapshot({CLUSTER: ResourceSet(Resource.of(f"service-{n}", b"1") for n in range(1000))}))
+    (response,) = stream.responses()
+    start = time.process_time()
+    error = Error(13, said * (4_000_000 // len(said)))
+    (event,) = stream.receive(DeltaRequest(type_url=CLUSTER, nonce=response.nonce, error=error))
+
+    assert isinstance(event, Nacked)
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
