@@ -64,6 +64,7 @@ __all__ = [
 
 MAX_RESPONSE_BYTES = 3 * 1024 * 1024  # gRPC clients receive at most 4 MiB unless told otherwise (F-01)
 _FRAME_BYTES = 128  # what the wire adds to a resource, at most: type, name twice, version
+_MAX_IN_VAIN = 4096  # names that do not exist which one response answers for: some 30 ms of work
 _MAX_FOREIGN_TYPES = 32
 _MAX_RECENT = 1024
 _NOTHING: frozenset[str] = frozenset()
@@ -358,19 +359,25 @@ class Stream:
             sub.passed_over = False
             return trial
         changes: dict[str, Resource | None] = {}
-        later: set[str] = set()
         size = 0
         split = self._delta or not sub.kind.full
-        candidates = sorted(sub.dirty | sub.owed) if sub.owed or len(sub.dirty) > 1 else sub.dirty
-        used = self._in_use(sub, {name for name in sub.owed if name not in target})
+        vain = sorted(name for name in sub.owed if name not in target)
+        later = set(vain[_MAX_IN_VAIN:]) if split else set()
+        used = self._in_use(sub, set(vain[:_MAX_IN_VAIN] if split else vain))
+        candidates = sorted((sub.dirty | sub.owed) - later) if sub.owed or len(sub.dirty) > 1 else sub.dirty
         for name in candidates:
             if not sub.wants(name):
                 continue
             want, have, owed = target.get(name), sub.held.get(name), name in sub.owed
-            if want is None:
-                if owed:
+            if want is None and owed:
+                size += 2 * len(name) + _FRAME_BYTES
+                if split and changes and size > self._max_response_bytes:
+                    later.add(name)
+                else:
                     changes |= self._in_vain(sub, name, used=name in used)
-                elif sub.has_content(name) and (name in sub.repeat or not sub.was_told_absence(name)):
+                continue
+            if want is None:
+                if sub.has_content(name) and (name in sub.repeat or not sub.was_told_absence(name)):
                     sub.leaving.add(name)
                 continue
             sub.leaving.discard(name)
@@ -392,7 +399,7 @@ class Stream:
         sub.repeat &= later
         sub.dirty = later - sub.owed
         if not changes:
-            return self._next_suspects(sub, target)
+            return self._made(sub, target) if later else self._next_suspects(sub, target)
         sub.passed_over = bool(sub.suspects)
         if not split:  # the set is another one now, so what could not be taken out of the last may be tried again
             for name in [name for name, refusal in sub.refused.items() if not refusal[name]]:
@@ -448,10 +455,9 @@ class Stream:
             holder = self._subscriptions.get(parent)
             if holder is not None and holder.foreign:
                 return names  # a reconnected client holds something whose references nobody knows
-            resources = chain(self._target.of_type(parent).values(), holder.possible() if holder is not None else ())
-            for resource in resources:
-                if not resource.refs.isdisjoint(keys):
-                    used |= resource.refs & keys
+            used |= self._target.of_type(parent).refs & keys
+            if holder is not None:
+                used |= holder.referred(keys)
         return {name for _, name in used}
 
     def _response(

@@ -5,13 +5,13 @@ edits the names, and in how a refusal is followed up.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 
 from xds.held import Held
-from xds.order import Kind
+from xds.order import ABSENT, Kind
 from xds.types import Resource, ResourceSet
 
 WILDCARD = "*"
@@ -123,7 +123,7 @@ class Subscription:
     def never_answered(self, name: str) -> bool:
         """Say whether the client has never answered for content of a name, neither way."""
         have = self.held.get(name)
-        return name not in self.doubt and (have is None or self.is_absence(name, have.version))
+        return name not in self.doubt and (have is None or self.is_absence(have.version))
 
     def replace(self, names: frozenset[str]) -> tuple[Collection[str], Collection[str]]:
         """Take a SotW list of names; return what was added and dropped.
@@ -244,7 +244,7 @@ class Subscription:
     def has_content(self, name: str) -> bool:
         """Say whether the client may hold more of a name than the empty resource that stands for a missing one."""
         candidates = (self.held.get(name), self.doubt.get(name), self.last_told(name))
-        return any(each is not None and not self.is_absence(name, each.version) for each in candidates)
+        return any(each is not None and not self.is_absence(each.version) for each in candidates)
 
     def last_told(self, name: str) -> Resource | None:
         """Return what the client was last told of a name, whatever it made of it."""
@@ -258,21 +258,24 @@ class Subscription:
     def was_told_absence(self, name: str) -> bool:
         """Say whether the client was told last that a name does not exist."""
         told = self.last_told(name)
-        return told is None or self.is_absence(name, told.version)
+        return told is None or self.is_absence(told.version)
 
-    def is_absence(self, name: str, version: str) -> bool:
+    def is_absence(self, version: str) -> bool:
         """Say whether a version tells that the resource does not exist."""
-        return not version or (self.kind.empty is not None and version == self.kind.absent(name).version)
+        return not version or (self.kind.empty is not None and version == ABSENT)
 
     def still(self, name: str, version: str, target: ResourceSet) -> bool:
         """Say whether a version is what the target has to say of a name."""
         found = target.get(name)
-        return found.version == version if found is not None else self.is_absence(name, version)
+        return found.version == version if found is not None else self.is_absence(version)
 
-    def possible(self) -> Iterator[Resource]:
-        """List every resource that the client may be using now."""
-        sent = self.pending.changes.values() if self.pending is not None else ()
-        return (each for each in chain(self.held.values(), self.doubt.values(), sent) if each is not None)
+    def referred(self, among: AbstractSet[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Return what the resources refer to that the client may be using now."""
+        sent = self.pending.changes if self.pending is not None else {}
+        if type(sent) is ResourceSet and among.isdisjoint(sent.refs):
+            sent = {}
+        possible = (each for each in chain(self.doubt.values(), sent.values()) if each is not None)
+        return self.held.referred(among).union(*(each.refs & among for each in possible))
 
     def told(self) -> set[str]:
         """List the names that the client was told anything about."""

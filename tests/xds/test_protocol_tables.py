@@ -4,14 +4,14 @@ The notation is explained in `tests/xds/transcript.py`. Silence where a response
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from tests.xds.transcript import Replay
 from xds.cache import changes_between
 from xds.held import Held
-from xds.protocol import Acked, Closed, DeltaRequest, Error, Nacked, SotwRequest, Stream
+from xds.protocol import Acked, Closed, DeltaRequest, Error, Nacked, Request, SotwRequest, Stream
 from xds.subscription import culprit_in, named_in
 from xds.types import CLUSTER, ENDPOINT, Resource, ResourceSet, Snapshot
 
@@ -1163,6 +1163,46 @@ def test_a_closed_stream_names_what_was_unanswered_and_forgets() -> None:
     assert stream.unanswered() == {CLUSTER: "1"}
     assert stream.close() == [Closed(unanswered=(CLUSTER,))]
     assert not stream.subscriptions
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+def test_w_11_names_that_do_not_exist_are_answered_for_in_parts(delta: bool) -> None:
+    names = frozenset(f"name-{number}" for number in range(10_000))
+    stream = Stream(delta=delta, max_response_bytes=500_000)
+    stream.offer(Snapshot({ENDPOINT: ResourceSet([Resource.of("a", b"1")])}))
+    first: Request = SotwRequest(type_url=ENDPOINT, names=names)
+    stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=names) if delta else first)
+    told: list[str] = []
+    while (response := next(stream.responses(), None)) is not None:
+        part = [*(one.name for one in response.resources), *response.removed]
+
+        assert 2 * sum(map(len, part)) + 128 * len(part) <= 500_000
+        told += part
+        ack = DeltaRequest(type_url=ENDPOINT, nonce=response.nonce)
+        again = SotwRequest(type_url=ENDPOINT, names=names, version=response.version, nonce=response.nonce)
+        stream.receive(ack if delta else again)
+
+    assert sorted(told) == sorted(names)
+
+
+def test_to_ask_in_vain_costs_the_same_however_many_clusters_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = ResourceSet(Resource.of(f"c{n}", b"1", refs=[(ENDPOINT, f"c{n}")]) for n in range(1000))
+    stream = Stream(delta=True)
+    stream.offer(Snapshot({CLUSTER: clusters}))
+    stream.receive(DeltaRequest(type_url=CLUSTER))
+    stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=("nobody",)))
+    for response in list(stream.responses()):
+        stream.receive(DeltaRequest(type_url=response.type_url, nonce=response.nonce))
+
+    def walked(found: Mapping[str, Resource]) -> Iterator[str]:
+        raise AssertionError(f"all of {found} is looked at")
+
+    for owner in (Held, ResourceSet):
+        monkeypatch.setattr(owner, "__iter__", walked)
+    stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=("nobody",)))
+    (response,) = stream.responses()
+
+    assert response.removed == ("nobody",)
 
 
 def test_an_ack_costs_the_same_however_much_a_client_holds(monkeypatch: pytest.MonkeyPatch) -> None:
