@@ -220,6 +220,7 @@ class Stream:
             return [] if spontaneous else [Outdated(type_url=request.type_url, nonce=request.nonce)]
         sub.pending = None
         about = {"type_url": request.type_url, "version": pending.version, "nonce": pending.nonce}
+        about["revision"] = pending.revision
         if request.error is not None:
             split = self._delta or not sub.kind.full
             culprit = culprit_in(request.error.message, pending.changes)
@@ -229,10 +230,10 @@ class Stream:
             self._reject(sub, pending, named, split=split)
             code, message = request.error.code, request.error.message
             names = tuple(sorted(named or pending.changes))
-            return [Nacked(**about, revision=pending.revision, names=names, code=code, message=message)]
+            return [Nacked(**about, names=names, code=code, message=message, splitting=bool(sub.suspects))]
         if isinstance(request, SotwRequest) and request.version != pending.version:
             self._reject(sub, pending, frozenset(), split=False)
-            return [Ignored(**about, revision=pending.revision)]
+            return [Ignored(**about)]
         if sub.kind.type_url == CLUSTER:
             self._remember_departed(sub, pending)
         sub.acknowledge(pending)
@@ -241,11 +242,11 @@ class Stream:
         return [
             Acked(
                 **about,
-                revision=pending.revision,
                 names=pending.changes.keys(),
                 offered_at=pending.offered_at,
                 settled=sub.settled,
                 refused=tuple(sorted(sub.refused)) if sub.refused else (),
+                splitting=bool(sub.suspects),
             )
         ]
 

@@ -285,6 +285,8 @@ class Subscription:
     def acknowledge(self, pending: Pending) -> None:
         """Believe a response: the only place where the client's state advances (law: only an ACK is believed)."""
         self.held.take(pending.changes)
+        if self.suspects:
+            self._clear(pending.changes.keys())
         if self.doubt or self.foreign:
             for name in pending.changes:
                 self.doubt.pop(name, None)
@@ -305,7 +307,7 @@ class Subscription:
         suspects = named or changes.keys()
         batch = {name: _version(resource) for name, resource in changes.items()}
         if split and len(batch) > 1:
-            self._clear(batch)
+            self._clear(batch.keys())
             self.suspects += _halves(batch, named)
             return
         refusal = {name: version for name, version in batch.items() if name in suspects}
@@ -315,7 +317,8 @@ class Subscription:
 
     def _clear(self, names: Collection[str]) -> None:
         """Suspect names no more for what an earlier refusal held of them; the others of that refusal stay suspects."""
-        left = ({name: part[name] for name in part.keys() - names} for part in self.suspects)
+        gone = frozenset(names)
+        left = ({name: version for name, version in part.items() if name not in gone} for part in self.suspects)
         self.suspects = [part for part in left if part]
 
     def retry(self, names: Iterable[str], target: ResourceSet) -> None:
@@ -359,6 +362,8 @@ class Subscription:
             return
         for name in names:
             self.held.forget(name)
+        if self.suspects:
+            self._clear(names)
         for gone in (self.doubt, self.refused):
             for name in names:
                 gone.pop(name, None)
