@@ -86,6 +86,8 @@ def _changes(resource: ResourceStatus) -> tuple[tuple[ChangeView, ...], str | No
     if after.json is None or before.json is None:
         return (), after.note if after.json is None else before.note
     found = tuple(islice(differences(before.json, after.json), _MAX_CHANGES + 1))
+    if not found:
+        return (), "they differ in what is not shown, such as a private key"
     note = f"only the first {_MAX_CHANGES} are shown" if len(found) > _MAX_CHANGES else None
     return found[:_MAX_CHANGES], note
 

@@ -252,6 +252,24 @@ async def test_secrets_and_keys_are_not_shown(start, fleet):
         assert "not shown" in key["note"]
 
 
+async def test_a_refused_key_is_told_as_a_change_of_what_is_not_shown(start, fleet):
+    def keyed(key: str) -> Resource:
+        certificate = TlsCertificate(private_key=DataSource(inline_string=key))
+        tls = UpstreamTlsContext(common_tls_context=CommonTlsContext(tls_certificates=[certificate]))
+        return cluster("web", transport_socket=TransportSocket(name="tls", typed_config=AnyMessage.pack(tls)))
+
+    it = await start(proxies=fleet.status)
+    fleet.cache.set("all", clusters("e.1", keyed("one")))
+    async with fleet.synced() as stream:
+        fleet.cache.set("all", clusters("e.2", keyed("two")))
+        await stream.nack(await stream.expect(CLUSTER), "web: bad key")
+        await fleet.of(Nacked)
+        (web,) = (await it.json("GET", EDGE, 200))["types"][0]["refusals"]
+
+        assert web["changes"] == []
+        assert "not shown" in web["note"]
+
+
 async def test_what_cannot_be_read_is_shown_as_base64_with_the_reason(start, fleet):
     it = await start(proxies=fleet.status)
     unknown = TypedExtensionConfig(name="x", typed_config=AnyMessage(type_url="type.googleapis.com/acme.X", value=b"1"))
