@@ -42,7 +42,7 @@ from controlplane.catalog import RawEntry
 from controlplane.model import RawResource, ResourceKey
 from controlplane.raw.overlay import dangling, owner
 from controlplane.raw.reading import Unreadable
-from controlplane.translate.redaction import REDACTED, redacted
+from controlplane.translate.redaction import REDACTED, hidden_places, redacted
 from xds.typenames import WORDS, message_name, type_url_of
 
 RESOURCES = "resources"
@@ -250,9 +250,8 @@ def _raw(key: ResourceKey, body: dict[str, Any], query: Mapping[str, frozenset[s
             faults.append(Fault(parameter=name, detail=f"expected at most {_MAX_NODES} names of 253 characters"))
     text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
     if f'"{REDACTED}"' in text:
-        faults.append(
-            Fault(pointer="#", detail=f"{REDACTED!r} stands where an answer hid something; send the real one")
-        )
+        detail = f"{REDACTED!r} stands where an answer hid something; send the real one"
+        faults.extend(Fault(pointer=pointer(*place), detail=detail) for place in hidden_places(body))
     if faults:
         raise invalid(faults)
     return RawResource(type_url=key.type_url, name=key.name, body=text, **limits)

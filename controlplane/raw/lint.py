@@ -26,6 +26,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManager,
     HttpFilter,
 )
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 
 from controlplane.raw.reading import Part, Path, RawFault
@@ -37,6 +38,7 @@ _NOT_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\()|\(\?P=|\\[1-9]|[*+?}]\+")
 
 _MATCHERS = ("prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix", "path_match_policy")
 _ACTIONS = ("route", "redirect", "direct_response", "filter_action", "non_forwarding_action")
+_SECRETS = ("tls_certificate", "session_ticket_keys", "validation_context", "generic_secret")
 _SOURCES = ("path", "path_config_source", "api_config_source", "ads", "self")
 _ADS = '{"ads": {}, "resource_api_version": "V3"}'
 _NOT_SELF = f"Envoy knows no self here; {_ADS} is the same stream, and gRPC takes it too"
@@ -252,6 +254,11 @@ def _scope(scope: ScopedRouteConfiguration) -> Iterator[tuple[Path, str]]:
         yield (), "exactly one of route_configuration_name and route_configuration is required"
 
 
+def _secret(secret: Secret) -> Iterator[tuple[Path, str]]:
+    if all(getattr(secret, name) is None for name in _SECRETS):
+        yield (), f"one of {', '.join(_SECRETS)} is required"
+
+
 def _config_source(source: ConfigSource) -> Iterator[tuple[Path, str]]:
     """Check C-14: where from is said, and in the only version that is left."""
     if all(getattr(source, name) is None for name in _SOURCES):
@@ -275,5 +282,6 @@ _CHECKS: Final[Mapping[type[Message], tuple[Check, ...]]] = {
     WeightedCluster: (_weighted,),
     RegexMatcher: (_regex,),
     ScopedRouteConfiguration: (_scope,),
+    Secret: (_secret,),
     ConfigSource: (_config_source,),
 }

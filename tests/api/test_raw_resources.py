@@ -192,6 +192,7 @@ async def test_canonical_names_and_the_protos_own_are_the_same_resource(edge):
             "#/vhds/config_source/initial_fetch_timeout",
             id="virtual hosts on demand that a listener would wait for in vain",
         ),
+        pytest.param("secrets", {"name": "legacy"}, "#", id="a secret of nothing"),
         pytest.param("virtual-hosts", {"name": "legacy", "domains": ["a"]}, "#", id="a virtual host of no table"),
     ],
 )
@@ -275,6 +276,7 @@ async def test_what_an_answer_hid_is_not_taken_for_the_real_thing(edge):
 
     problem = await edge.json("PUT", f"{BASE}/secrets/server", 400, shown["resource"])
 
+    assert "#/tls_certificate/private_key/inline_string" in faults(problem)
     assert "[redacted]" in problem["detail"]
 
 
