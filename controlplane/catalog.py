@@ -173,6 +173,11 @@ class Catalog:
             case _:
                 assert_never(event)
 
+    def has_cluster(self, name: ServiceName) -> bool:
+        """Tell whether proxies are to know a service as a cluster."""
+        service = self.services.get(name)
+        return service is not None and service.has_cluster
+
     def entry(self, key: InstanceKey) -> Entry | None:
         """Return what is known about an instance."""
         service = self.services.get(key.service)

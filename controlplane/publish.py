@@ -75,6 +75,7 @@ class Publisher:
         self._overlay = overlay or Overlay()
         self._regroup = regroup
         self._dirty: dict[ServiceName, _Pending] = {}
+        self._unlaid: int | None = 0  # the first revision that may change what the overlay does and has not been laid
         self._wake = asyncio.Event()
         self._planner = Planner()
         self._planned: dict[ServiceName, Cluster] = {}
@@ -113,6 +114,7 @@ class Publisher:
         while self._dirty:
             self._replan(list(self._dirty))
             await asyncio.sleep(0)
+        await self._compile_raw()
         self._publish("start", started)
         self._debounce.published(self._clock())
         self.ready = True
@@ -130,7 +132,18 @@ class Publisher:
                 continue
             await self._flush_clusters()
 
+    async def _compile_raw(self) -> None:
+        """Read the raw resources slice by slice: a restart may find thousands, and probes ask meanwhile."""
+        deadline = self._clock() + _SLICE_S
+        for entry in tuple(self._live.current.raw.values()):
+            self._overlay.compile(entry.resource)
+            if self._clock() >= deadline:
+                await asyncio.sleep(0)
+                deadline = self._clock() + _SLICE_S
+
     def _on_change(self, change: Change) -> None:
+        if self._unlaid is None and change.scope in (Scope.CLUSTERS, Scope.RESOURCES):
+            self._unlaid = change.revision
         for name in change.services:
             pending = self._dirty.get(name)
             if pending is None:
@@ -246,9 +259,13 @@ class Publisher:
             self._observer.refused(name, problems)
 
     def _publish(self, reason: str, started: float) -> None:
-        if self._overlay.update(self._live.current):
-            # Before the old groups are told: a node that may have more now must not first be told that it has less.
-            self._regroup()
+        if self._unlaid is not None:
+            regrouped = self._overlay.update(self._live.current.raw, self._planned.__contains__)
+            clusters = (pending.since for pending in self._dirty.values() if pending.scope is Scope.CLUSTERS)
+            self._unlaid = min(clusters, default=None)  # a name changes hands when its service is planned
+            if regrouped:
+                # Before the old groups are told: a node that may have more now must not first be told that it has less.
+                self._regroup()
         self._drop_unwatched()
         self._set(self._groups)
         self._observer.published(reason, self._revision(), self._clock() - started)
@@ -275,8 +292,10 @@ class Publisher:
 
     def _revision(self) -> str:
         """Return the newest revision of which, and of all before it, everything is in the sets (law 10)."""
-        waiting = min((pending.since - 1 for pending in self._dirty.values()), default=self._live.current.revision)
-        return self._live.label(waiting)
+        waiting = [pending.since for pending in self._dirty.values()]
+        if self._unlaid is not None:
+            waiting.append(self._unlaid)
+        return self._live.label(min(waiting) - 1 if waiting else self._live.current.revision)
 
     def _add_group(self, group: NodeGroup) -> None:
         view = self._views.get(group.flavour)

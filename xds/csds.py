@@ -26,6 +26,7 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 MAX_REQUEST_BYTES = 64 * 1024
 MAX_CONCURRENT = 4
 
+_PRIVATE = b"PRIVATE KEY"  # as PEM spells it, in whatever type of resource it stands inline
 _SLICE = 100  # resources that are written in one go: about a millisecond
 _STATUS = {  # the whole field config_status
     State.NOT_SENT: b"\x30" + varint(ConfigStatus.NOT_SENT),
@@ -75,7 +76,8 @@ class _Writer:
         if (ready := self._ready.get((type_url, id(shown)))) is not None:
             return ready[1]
         body = _text(1, type_url) + _text(2, shown.name) + _text(3, shown.version)
-        if self._contents and type_url != SECRET and shown.body:  # keys stay here; the version says which
+        # Keys stay here; the version says which.
+        if self._contents and type_url != SECRET and shown.body and _PRIVATE not in shown.body:
             body += frame(4, _text(1, type_url) + frame(2, shown.body))
         self._ready[type_url, id(shown)] = shown, body
         return body

@@ -6,6 +6,7 @@ does not grow with what it holds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Set as AbstractSet
 
 from xds.types import EMPTY, Resource, ResourceSet
 
@@ -67,6 +68,14 @@ class Held(MutableMapping[str, Resource]):
     def untouched(self) -> bool:
         """Say whether nothing has ever been held, or nothing is left of it."""
         return not self._base and not self._differs
+
+    def referred(self, among: AbstractSet[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Return what the resources held refer to; looks at the shared ones only if any of them could."""
+        found = {ref for one in self._differs.values() if one is not None for ref in one.refs & among}
+        if not among.isdisjoint(self._base.refs):
+            shared = (self._base[name] for name in self._base if name not in self._differs and self._wants(name))
+            found.update(ref for one in shared for ref in one.refs & among)
+        return found
 
     def drop(self, name: str) -> None:
         """Hold nothing of a name, whether or not it was held."""

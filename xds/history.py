@@ -13,6 +13,7 @@ from xds.types import SECRET
 _MAX_MESSAGE = 8192
 _MAX_CHANGES = 256  # names whose time of change is remembered, per type and stream
 _QUOTED_SECRET = re.compile(r"inline_(?:string|bytes)|PRIVATE KEY|password", re.IGNORECASE)
+_QUOTED_KEY = re.compile(r"private_key|-----BEGIN")  # what other types may hold; "private key" is Envoy's prose
 
 
 def safe_words(type_url: str, message: str) -> str:
@@ -20,8 +21,9 @@ def safe_words(type_url: str, message: str) -> str:
 
     Envoy quotes a message that breaks one of its rules in full, and with it whatever was inline.
     """
-    if type_url == SECRET and (quoted := _QUOTED_SECRET.search(message)) is not None:
-        return f"{message[: quoted.start()][:_MAX_MESSAGE]}[the rest is withheld: it may quote the secret]"
+    quoted = (_QUOTED_SECRET if type_url == SECRET else _QUOTED_KEY).search(message)
+    if quoted is not None:
+        return f"{message[: quoted.start()][:_MAX_MESSAGE]}[the rest is withheld: it may quote a secret]"
     return message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}[cut after {_MAX_MESSAGE} characters]"
 
 

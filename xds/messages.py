@@ -1,6 +1,6 @@
 """What goes into the protocol machine and what comes out: requests, responses, events. Values only.
 
-`xds.wire` spells the first two as bytes; `xds.status`, metrics and logs listen to the events.
+`xds.requests` and `xds.responses` spell the first two as bytes; `xds.status`, metrics and logs listen to the events.
 """
 
 from collections.abc import Collection, Mapping
@@ -74,7 +74,7 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """Say that a response is on its way; built by whoever sends it."""
+    """Say that a response is on its way; built by whoever sends it. `size_bytes` is that of the whole message."""
 
     type_url: str
     version: str
@@ -82,6 +82,7 @@ class Sent:
     revision: str
     resources: int
     removed: int
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,8 @@ class Acked:
 
     `names` are the resources that the response changed or removed. `offered_at` is the time that was given to
     `offer` with the oldest change in it, or None where it answered a request. `settled` says that the type
-    owes nothing more; `refused` names what stays quarantined.
+    owes nothing more; `refused` names what stays quarantined, and `splitting` says that parts of a refused batch are
+    still to be tried.
     """
 
     type_url: str
@@ -101,11 +103,15 @@ class Acked:
     offered_at: float | None
     settled: bool
     refused: tuple[str, ...]
+    splitting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nacked:
-    """Say that a client rejected a response, in its own words; `names` are the suspects."""
+    """Say that a client rejected a response, in its own words; `names` are the suspects.
+
+    `splitting` says that parts of a refused batch, of this one or an earlier one, are still to be tried.
+    """
 
     type_url: str
     version: str
@@ -114,6 +120,7 @@ class Nacked:
     names: tuple[str, ...]
     code: int
     message: str
+    splitting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

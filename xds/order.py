@@ -6,7 +6,6 @@ Constants only. A further type is a `Kind` and its rows; a type without rows is 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
-from functools import lru_cache
 from types import MappingProxyType
 
 from xds.types import (
@@ -22,8 +21,11 @@ from xds.types import (
     Resource,
 )
 
+ABSENT = "absent"
+"""The version of what stands for a missing resource. Its content follows from the name, so there is nothing to hash;
+and no resource that exists has it."""
 
-@lru_cache(maxsize=4096)
+
 def _empty_assignment(name: str) -> Resource:
     """Spell a ClusterLoadAssignment that has a name (field 1) and no endpoints."""
     raw = name.encode()
@@ -31,12 +33,12 @@ def _empty_assignment(name: str) -> Resource:
     while length > 0x7F:
         size.append(length & 0x7F | 0x80)
         length >>= 7
-    return Resource.of(name, b"\x0a" + bytes(size) + bytes((length,)) + raw)
+    return Resource(name, ABSENT, b"\x0a" + bytes(size) + bytes((length,)) + raw)
 
 
 def _unknown_host(name: str) -> Resource:
     """Say that there is no virtual host of a name: the name, itself as the alias, and no resource (V-01)."""
-    return Resource(name, "unknown", b"", aliases=(name,), unset=True)
+    return Resource(name, ABSENT, b"", aliases=(name,), unset=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Kind:
 
     def absent(self, name: str) -> Resource:
         """Make the empty resource that stands for a missing one."""
-        return self.empty(name) if self.empty is not None else Resource.of(name, b"")
+        return self.empty(name) if self.empty is not None else Resource(name, ABSENT, b"")
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(

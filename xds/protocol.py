@@ -1,8 +1,9 @@
 """The xDS protocol as a sans-IO machine: one `Stream` per client stream, SotW and Delta in the same class.
 
 Four verbs: `receive` a request and learn what it meant, `offer` a snapshot, send the `responses` that may go
-now, `close`. No await, no clock, no log: `xds.wire` spells the messages, `xds.server` moves the bytes and owns
-time, `xds.status` listens to the events. Everything that decides what a proxy is told, and when, is here.
+now, `close`. No await, no clock, no log: `xds.requests` and `xds.responses` spell the messages, `xds.server` moves
+the bytes and owns time, `xds.status` listens to the events. Everything that decides what a proxy is told, and when,
+is here.
 
 Three ideas carry it:
 
@@ -64,6 +65,7 @@ __all__ = [
 
 MAX_RESPONSE_BYTES = 3 * 1024 * 1024  # gRPC clients receive at most 4 MiB unless told otherwise (F-01)
 _FRAME_BYTES = 128  # what the wire adds to a resource, at most: type, name twice, version
+_MAX_IN_VAIN = 4096  # names that do not exist which one response answers for: some 30 ms of work
 _MAX_FOREIGN_TYPES = 32
 _MAX_RECENT = 1024
 _NOTHING: frozenset[str] = frozenset()
@@ -123,6 +125,7 @@ class Stream:
             added, dropped = sub.replace(request.names)
         else:
             added, dropped = request.subscribe, request.unsubscribe
+            wildcard = wildcard and WILDCARD not in dropped  # in both lists it is taken up anew (D-10)
             sub.edit(added, dropped, first=first)
             if first:
                 self._recall(sub, request.initial_versions)
@@ -218,6 +221,7 @@ class Stream:
             return [] if spontaneous else [Outdated(type_url=request.type_url, nonce=request.nonce)]
         sub.pending = None
         about = {"type_url": request.type_url, "version": pending.version, "nonce": pending.nonce}
+        about["revision"] = pending.revision
         if request.error is not None:
             split = self._delta or not sub.kind.full
             culprit = culprit_in(request.error.message, pending.changes)
@@ -227,10 +231,10 @@ class Stream:
             self._reject(sub, pending, named, split=split)
             code, message = request.error.code, request.error.message
             names = tuple(sorted(named or pending.changes))
-            return [Nacked(**about, revision=pending.revision, names=names, code=code, message=message)]
+            return [Nacked(**about, names=names, code=code, message=message, splitting=bool(sub.suspects))]
         if isinstance(request, SotwRequest) and request.version != pending.version:
             self._reject(sub, pending, frozenset(), split=False)
-            return [Ignored(**about, revision=pending.revision)]
+            return [Ignored(**about)]
         if sub.kind.type_url == CLUSTER:
             self._remember_departed(sub, pending)
         sub.acknowledge(pending)
@@ -239,11 +243,11 @@ class Stream:
         return [
             Acked(
                 **about,
-                revision=pending.revision,
                 names=pending.changes.keys(),
                 offered_at=pending.offered_at,
                 settled=sub.settled,
                 refused=tuple(sorted(sub.refused)) if sub.refused else (),
+                splitting=bool(sub.suspects),
             )
         ]
 
@@ -348,21 +352,34 @@ class Stream:
         return whole
 
     def _made(self, sub: Subscription, target: ResourceSet) -> dict[str, Resource | None]:
-        """Work out what the client is to be told of what exists, and of what it asks for in vain."""
+        """Work out what the client is to be told of what exists, and of what it asks for in vain.
+
+        Suspects go when there is nothing else to tell, and in turn with what is: a type that changes without end
+        must not keep the good ones among them away.
+        """
+        if sub.passed_over and not sub.owed and (trial := self._next_suspects(sub, target)):
+            sub.passed_over = False
+            return trial
         changes: dict[str, Resource | None] = {}
-        later: set[str] = set()
         size = 0
         split = self._delta or not sub.kind.full
-        candidates = sorted(sub.dirty | sub.owed) if sub.owed or len(sub.dirty) > 1 else sub.dirty
-        used = self._in_use(sub, {name for name in sub.owed if name not in target})
+        vain = sorted(name for name in sub.owed if name not in target)
+        later = set(vain[_MAX_IN_VAIN:]) if split else set()
+        used = self._in_use(sub, set(vain[:_MAX_IN_VAIN] if split else vain))
+        candidates = sorted((sub.dirty | sub.owed) - later) if sub.owed or len(sub.dirty) > 1 else sub.dirty
         for name in candidates:
             if not sub.wants(name):
                 continue
             want, have, owed = target.get(name), sub.held.get(name), name in sub.owed
-            if want is None:
-                if owed:
+            if want is None and owed:
+                size += 2 * len(name) + _FRAME_BYTES
+                if split and changes and size > self._max_response_bytes:
+                    later.add(name)
+                else:
                     changes |= self._in_vain(sub, name, used=name in used)
-                elif sub.has_content(name) and (name in sub.repeat or not sub.was_told_absence(name)):
+                continue
+            if want is None:
+                if sub.has_content(name) and (name in sub.repeat or not sub.was_told_absence(name)):
                     sub.leaving.add(name)
                 continue
             sub.leaving.discard(name)
@@ -384,7 +401,8 @@ class Stream:
         sub.repeat &= later
         sub.dirty = later - sub.owed
         if not changes:
-            return self._next_suspects(sub, target)
+            return self._made(sub, target) if later else self._next_suspects(sub, target)
+        sub.passed_over = bool(sub.suspects)
         if not split:  # the set is another one now, so what could not be taken out of the last may be tried again
             for name in [name for name, refusal in sub.refused.items() if not refusal[name]]:
                 del sub.refused[name]
@@ -439,10 +457,9 @@ class Stream:
             holder = self._subscriptions.get(parent)
             if holder is not None and holder.foreign:
                 return names  # a reconnected client holds something whose references nobody knows
-            resources = chain(self._target.of_type(parent).values(), holder.possible() if holder is not None else ())
-            for resource in resources:
-                if not resource.refs.isdisjoint(keys):
-                    used |= resource.refs & keys
+            used |= self._target.of_type(parent).refs & keys
+            if holder is not None:
+                used |= holder.referred(keys)
         return {name for _, name in used}
 
     def _response(

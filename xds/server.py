@@ -2,72 +2,37 @@
 
 Per stream one reader and one writer in one TaskGroup; only the writer sends. What needs time lives here: how
 long an ACK holds others up, how long a send may take, how long a stream lasts, the drain. What to say and when
-is `xds.protocol`'s, how to spell it `xds.wire`'s, what to serve `xds.cache`'s; who is told about it is the
-caller's (`on_event`).
+is `xds.protocol`'s, how to read and spell it `xds.requests`' and `xds.responses`', what to serve `xds.cache`'s; who
+is told about it is the caller's (`on_event`).
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from xds import wire
 from xds.cache import Changes, SnapshotCache
+from xds.call import Call, Context, Refusal
 from xds.protocol import ORDER, Event, Regrouped, Request, Response, Row, Sent, Stream, one_row
-from xds.standing import Standing, names_in_play, standing
+from xds.requests import NamesPool, RequestReader
+from xds.responses import ResponseWriter
+from xds.services import ADS, SERVICES
 from xds.status import StreamInfo
-from xds.types import (
-    CLUSTER,
-    EMPTY,
-    ENDPOINT,
-    EXTENSION,
-    LISTENER,
-    ROUTE,
-    RUNTIME,
-    SCOPED_ROUTE,
-    SECRET,
-    VIRTUAL_HOST,
-    Node,
-    Resource,
-    ResourceSet,
-    Snapshot,
-)
+from xds.types import Node, Snapshot
+from xds.wire import WireError
 
 __all__ = ["MAX_REQUEST_BYTES", "StreamInfo", "XdsServer"]
 
 # 40,000 names in one request are normal after a restart (F-03); reading one blocks all streams meanwhile, 0.2 s a MB.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 
-_ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
-_SERVICES: Mapping[str, tuple[str, str, str]] = MappingProxyType(  # VHDS has no SotW variant
-    {
-        CLUSTER: ("envoy.service.cluster.v3.ClusterDiscoveryService", "StreamClusters", "DeltaClusters"),
-        ENDPOINT: ("envoy.service.endpoint.v3.EndpointDiscoveryService", "StreamEndpoints", "DeltaEndpoints"),
-        LISTENER: ("envoy.service.listener.v3.ListenerDiscoveryService", "StreamListeners", "DeltaListeners"),
-        ROUTE: ("envoy.service.route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
-        SCOPED_ROUTE: (
-            "envoy.service.route.v3.ScopedRoutesDiscoveryService",
-            "StreamScopedRoutes",
-            "DeltaScopedRoutes",
-        ),
-        VIRTUAL_HOST: ("envoy.service.route.v3.VirtualHostDiscoveryService", "", "DeltaVirtualHosts"),
-        SECRET: ("envoy.service.secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets"),
-        RUNTIME: ("envoy.service.runtime.v3.RuntimeDiscoveryService", "StreamRuntime", "DeltaRuntime"),
-        EXTENSION: (
-            "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
-            "StreamExtensionConfigs",
-            "DeltaExtensionConfigs",
-        ),
-    }
-)
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it in silence
     ("grpc.keepalive_permit_without_calls", 1),
@@ -81,57 +46,6 @@ _JITTER = 0.1  # of a stream's age, each way: those that came together do not go
 # A connection takes no new streams from this part of their age on (GOAWAY), and gRPC adds a jitter of a tenth: so a
 # stream that ends of old age finds it so, and the next one is opened on another connection, maybe to another replica.
 _CONNECTION_AGE = 0.8
-
-Context = Any  # grpc.aio.ServicerContext: grpcio ships no types
-
-
-class _Refusal(Exception):
-    """End a stream with a status."""
-
-    def __init__(self, code: grpc.StatusCode, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
-
-
-@dataclass(slots=True)
-class _Call:
-    """Keep what reader and writer of one stream share."""
-
-    context: Context
-    reader: wire.RequestReader
-    stream: Stream
-    type_url: str
-    delta: bool
-    opened_at: float
-    lasts_s: float
-    info: StreamInfo | None = None
-    unwatch: Callable[[], None] | None = None
-    half_closed: bool = False
-    ending: bool = False
-    refusal: _Refusal | None = None
-    retires_by: float | None = None
-    responded: bool = False
-    awaited: dict[str, tuple[str, float]] = field(default_factory=dict)  # type -> nonce, when it was sent
-    writing_since: float | None = None
-    writing: asyncio.Task[None] | None = None
-    timed_out: bool = False
-    asleep: asyncio.Future[None] | None = None
-
-    @property
-    def over(self) -> bool:
-        """Say whether nothing more is to be sent."""
-        return self.ending or self.half_closed or self.refusal is not None
-
-    def refuse(self, refusal: _Refusal) -> None:
-        """Have the writer end the stream with a status, once it is not writing: grpc sends none beside a message."""
-        self.refusal = refusal
-        self.wake()
-
-    def wake(self) -> None:
-        """Have the writer look again; one that does not sleep will look before it does."""
-        if self.asleep is not None and not self.asleep.done():
-            self.asleep.set_result(None)
 
 
 class XdsServer:
@@ -197,10 +111,10 @@ class XdsServer:
         self._keepalive_s = keepalive_s
         self._keepalive_timeout_s = keepalive_timeout_s
         self._random = random or Random()  # noqa: S311 - jitter
-        self._writer = wire.ResponseWriter(identifier)
-        self._names = wire.NamesPool()
+        self._writer = ResponseWriter(identifier)
+        self._names = NamesPool()
         self._ids = count(1)
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._draining = False
         self._server: Any = None
         self._keeping_time: asyncio.Task[None] | None = None
@@ -242,7 +156,8 @@ class XdsServer:
             open_now = tuple(self._calls.values())
             start = self._clock()
             for number, call in enumerate(open_now):
-                if (pause := start + number * drain_s / len(open_now) - self._clock()) > 0:
+                # Half a step in: even a single stream leaves whoever watches readiness the time to notice.
+                if (pause := start + (number + 0.5) * drain_s / len(open_now) - self._clock()) > 0:
                     await asyncio.sleep(pause)
                 call.ending = True
                 call.wake()
@@ -280,8 +195,8 @@ class XdsServer:
             "StreamAggregatedResources": self._method("", ORDER, delta=False),
             "DeltaAggregatedResources": self._method("", ORDER, delta=True),
         }
-        services = [grpc.method_handlers_generic_handler(_ADS, ads)]
-        for type_url, (service, sotw, delta) in _SERVICES.items():
+        services = [grpc.method_handlers_generic_handler(ADS, ads)]
+        for type_url, (service, sotw, delta) in SERVICES.items():
             methods = {delta: self._method(type_url, one_row(type_url), delta=True)}
             if sotw:
                 methods[sotw] = self._method(type_url, one_row(type_url), delta=False)
@@ -296,9 +211,9 @@ class XdsServer:
 
     async def _serve(self, context: Context, type_url: str, rows: Sequence[Row], *, delta: bool) -> None:
         """Run one stream until either side has enough; leave nothing behind."""
-        call = _Call(
+        call = Call(
             context=context,
-            reader=wire.RequestReader(delta=delta, pool=self._names),
+            reader=RequestReader(delta=delta, pool=self._names),
             stream=Stream(delta=delta, rows=rows),
             type_url=type_url,
             delta=delta,
@@ -306,14 +221,14 @@ class XdsServer:
             lasts_s=self._lifetime_s(),
         )
         key = next(self._ids)
-        refusal: _Refusal | None = None
+        refusal: Refusal | None = None
         self._calls[key] = call
         try:
             self._admit()
             async with asyncio.TaskGroup() as tasks:
                 reading = tasks.create_task(self._read(key, call))
                 call.writing = tasks.create_task(self._write(call, reading))
-        except* _Refusal as group:
+        except* Refusal as group:
             refusal = _first(group)
         finally:
             del self._calls[key]
@@ -324,10 +239,10 @@ class XdsServer:
 
     def _admit(self) -> None:
         if self._draining:
-            raise _Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; try another replica")
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; try another replica")
         if not self._ready():
             detail = "the control plane is not ready: it does not know its services yet; try again"
-            raise _Refusal(grpc.StatusCode.UNAVAILABLE, detail)
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, detail)
 
     def _lifetime_s(self) -> float:
         if not self._max_stream_age_s:
@@ -336,7 +251,7 @@ class XdsServer:
 
     # The reader
 
-    async def _read(self, key: int, call: _Call) -> None:
+    async def _read(self, key: int, call: Call) -> None:
         rate = self._requests_per_s
         allowance, last = rate, self._clock()
         read, stream = call.context.read, call.stream
@@ -347,7 +262,7 @@ class XdsServer:
                 await asyncio.sleep(-allowance / rate)
             try:
                 request = self._understand(key, call, data)
-            except _Refusal as refusal:
+            except Refusal as refusal:
                 call.refuse(refusal)
                 return
             self._tell(call, stream.receive(request))
@@ -357,12 +272,12 @@ class XdsServer:
         call.half_closed = True
         call.wake()
 
-    def _understand(self, key: int, call: _Call, data: bytes) -> Request:
+    def _understand(self, key: int, call: Call, data: bytes) -> Request:
         if len(data) > self._max_request_bytes:
             raise _invalid(f"the request has {len(data)} bytes; at most {self._max_request_bytes} are read")
         try:
             request = call.reader.read(data)
-        except wire.WireError as error:
+        except WireError as error:
             raise _invalid(f"the request cannot be read: {error}") from error
         if call.info is None:
             self._greet(key, call)
@@ -376,28 +291,12 @@ class XdsServer:
             raise _invalid(f"this service serves {call.type_url}, not {request.type_url}")
         return request
 
-    def _greet(self, key: int, call: _Call) -> None:
+    def _greet(self, key: int, call: Call) -> None:
         node = call.reader.node
         if node is None or not node.id:
             raise _invalid("the first request of a stream must carry a node with an id")
         stream = call.stream
         stream.by_name_only = self._by_name_only(node)
-
-        def held(type_url: str) -> Mapping[str, Resource]:
-            subscription = stream.subscriptions.get(type_url)
-            return MappingProxyType(subscription.held if subscription is not None else {})
-
-        def settled(type_url: str) -> bool:
-            subscription = stream.subscriptions.get(type_url)
-            return subscription is None or subscription.settled
-
-        def names(type_url: str) -> list[str]:
-            subscription = stream.subscriptions.get(type_url)
-            return [] if subscription is None else names_in_play(subscription, _target(stream, type_url))
-
-        def standing_of(type_url: str, name: str) -> Standing | None:
-            subscription = stream.subscriptions.get(type_url)
-            return None if subscription is None else standing(subscription, _target(stream, type_url), name)
 
         call.info = StreamInfo(
             id=key,
@@ -406,15 +305,15 @@ class XdsServer:
             peer=call.context.peer(),
             delta=call.delta,
             type_url=call.type_url,
-            held=held,
-            settled=settled,
-            names=names,
-            standing=standing_of,
+            held=call.held,
+            settled=call.settled,
+            names=call.names,
+            standing=call.standing,
         )
 
         self._watch(call, call.info.group)
 
-    def _recognise(self, call: _Call, info: StreamInfo, node: Node) -> None:
+    def _recognise(self, call: Call, info: StreamInfo, node: Node) -> None:
         """Take a node for what it says now, which may change while its stream lives (N-04), and group it anew."""
         group = self._group_of(node)
         if node is info.node and group == info.group:
@@ -425,7 +324,7 @@ class XdsServer:
             self._watch(call, group)
         self._tell(call, [Regrouped()])
 
-    def _watch(self, call: _Call, group: Hashable) -> None:
+    def _watch(self, call: Call, group: Hashable) -> None:
         def watcher(snapshot: Snapshot, changes: Changes | None) -> None:
             if call.stream.offer(snapshot, changes, self._clock()):
                 call.wake()
@@ -435,7 +334,7 @@ class XdsServer:
 
     # The writer
 
-    async def _write(self, call: _Call, reading: asyncio.Task[None]) -> None:
+    async def _write(self, call: Call, reading: asyncio.Task[None]) -> None:
         """Send whatever may be sent, and sleep until there is a reason to look again."""
         loop = asyncio.get_running_loop()
         while True:
@@ -451,12 +350,13 @@ class XdsServer:
             if call.half_closed or (call.ending and call.responded):
                 break
             if call.ending:
-                raise _Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; it had no answer yet")
+                raise Refusal(grpc.StatusCode.UNAVAILABLE, "the control plane is shutting down; it had no answer yet")
             call.asleep = loop.create_future()
             await call.asleep
         reading.cancel()
 
-    async def _send(self, call: _Call, response: Response) -> None:
+    async def _send(self, call: Call, response: Response) -> None:
+        data = self._writer.write(response)
         sent = Sent(
             type_url=response.type_url,
             version=response.version,
@@ -464,6 +364,7 @@ class XdsServer:
             revision=response.revision,
             resources=len(response.resources),
             removed=len(response.removed),
+            size_bytes=len(data),
         )
         # Told first: a client near by has acknowledged before the write returns, and an ACK must not come before.
         self._tell(call, (sent,))
@@ -472,14 +373,14 @@ class XdsServer:
         try:
             if not call.responded:  # else it would go with the message, and no status after one that is stuck
                 await call.context.send_initial_metadata(())
-            await call.context.write(self._writer.write(response))
+            await call.context.write(data)
         except grpc.aio.InternalError:
             call.half_closed = True  # the client went while we were writing: nothing is left to say
         except asyncio.CancelledError:
             if not call.timed_out:
                 raise
             detail = f"nothing was read for {self._send_timeout_s:g} s"
-            raise _Refusal(grpc.StatusCode.UNAVAILABLE, detail) from None
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, detail) from None
         finally:
             call.writing_since = None
         call.responded = True
@@ -494,7 +395,7 @@ class XdsServer:
             for call in tuple(self._calls.values()):
                 self._look_at(call, now)
 
-    def _look_at(self, call: _Call, now: float) -> None:
+    def _look_at(self, call: Call, now: float) -> None:
         if call.writing_since is not None and now - call.writing_since > self._send_timeout_s:
             call.timed_out = True
             if call.writing is not None:
@@ -502,7 +403,7 @@ class XdsServer:
             return
         if call.info is None and now - call.opened_at >= self._first_request_timeout_s:
             detail = f"no request came within {self._first_request_timeout_s:g} s of opening the stream"
-            call.refuse(_Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detail))
+            call.refuse(Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, detail))
             return
         if call.retires_by is None and now - call.opened_at >= call.lasts_s:
             call.retires_by = now + self._ack_timeout_s
@@ -515,7 +416,7 @@ class XdsServer:
                 call.stream.stop_waiting(type_url)
                 call.wake()
 
-    def _may_retire(self, call: _Call) -> bool:
+    def _may_retire(self, call: Call) -> bool:
         """Say whether a stream is old enough and may go: not before it has had a response (T-12).
 
         Answers that are on their way are waited for, a while.
@@ -524,24 +425,20 @@ class XdsServer:
             return False
         return not call.stream.unanswered() or self._clock() >= call.retires_by
 
-    def _tell(self, call: _Call, events: Sequence[Event]) -> None:
+    def _tell(self, call: Call, events: Sequence[Event]) -> None:
         if call.info is not None:
             for event in events:
                 self._on_event(call.info, event)
 
     @staticmethod
-    def _stop_watching(call: _Call) -> None:
+    def _stop_watching(call: Call) -> None:
         if call.unwatch is not None:
             call.unwatch()
             call.unwatch = None
 
 
-def _target(stream: Stream, type_url: str) -> ResourceSet:
-    return EMPTY if stream.target is None else stream.target.of_type(type_url)
-
-
-def _invalid(detail: str) -> _Refusal:
-    return _Refusal(grpc.StatusCode.INVALID_ARGUMENT, detail)
+def _invalid(detail: str) -> Refusal:
+    return Refusal(grpc.StatusCode.INVALID_ARGUMENT, detail)
 
 
 def _with_type(request: Request, type_url: str) -> Request:
@@ -549,6 +446,6 @@ def _with_type(request: Request, type_url: str) -> Request:
     return replace(request, type_url=type_url)
 
 
-def _first(group: BaseExceptionGroup[_Refusal]) -> _Refusal:
+def _first(group: BaseExceptionGroup[Refusal]) -> Refusal:
     found = group.exceptions[0]
-    return found if isinstance(found, _Refusal) else _first(found)
+    return found if isinstance(found, Refusal) else _first(found)

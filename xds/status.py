@@ -226,9 +226,11 @@ class Status:
             case Acked():
                 now = self._clock()
                 seen.acked, seen.acked_at, seen.unanswered = event, now, False
-                seen.failed = bool(event.refused)
+                seen.failed = event.splitting or bool(event.refused)
                 seen.changes.add(now, event.names)
-                if seen.refused:
+                if seen.refused and event.splitting:  # what is not acknowledged is not cleared
+                    seen.refused = {name: one for name, one in seen.refused.items() if name not in event.names}
+                elif seen.refused:
                     seen.refused = {name: seen.refused[name] for name in event.refused if name in seen.refused}
             case Nacked():
                 seen.unanswered, seen.failed, seen.nacks = False, True, seen.nacks + 1
@@ -320,7 +322,10 @@ class Status:
 
 
 def _refused(info: StreamInfo, seen: _Type, event: Nacked, refusal: Refusal) -> dict[str, Refused]:
-    """Bring up to date what is refused of a type: one entry for each name that the client will not be sent again."""
+    """Bring up to date what is refused of a type: one entry for each name that the client will not be sent again.
+
+    While a batch is being split nobody knows which of it that is: all of it is kept until it is acknowledged.
+    """
 
     def version(name: str) -> str:
         standing = info.standing(event.type_url, name)
@@ -328,7 +333,7 @@ def _refused(info: StreamInfo, seen: _Type, event: Nacked, refusal: Refusal) -> 
 
     def still(name: str) -> bool:
         standing = info.standing(event.type_url, name)
-        return standing is not None and standing.state is State.ERROR
+        return event.splitting or (standing is not None and standing.state is State.ERROR)
 
     found = {name: before for name, before in seen.refused.items() if still(name)}
     for name in event.names:

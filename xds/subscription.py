@@ -5,18 +5,19 @@ edits the names, and in how a refusal is followed up.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import chain
 
 from xds.held import Held
-from xds.order import Kind
+from xds.order import ABSENT, Kind
 from xds.types import Resource, ResourceSet
 
 WILDCARD = "*"
 _LISTED = re.compile(r"Error adding/updating (?:cluster|listener)\(s\) |resource index \d+: ")
 _QUOTED = re.compile(r'^(?:cluster_)?name: "([^"]*)"', re.MULTILINE)  # indented is a name of something else
+_SEARCHED = 2048  # characters of an error; clients say whose it is at the beginning, and may go on for megabytes
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class Subscription:
         "names",
         "nonce",
         "owed",
+        "passed_over",
         "pending",
         "refused",
         "repeat",
@@ -82,6 +84,7 @@ class Subscription:
         self.leaving: set[str] = set()  # held, gone from the target, not yet removed
         self.refused: dict[str, _Versions] = {}  # name -> the refused set that it is part of
         self.suspects: list[_Versions] = []  # Delta: parts of refused batches that are still to be tried
+        self.passed_over = False  # the last response told changes although there were suspects
         self.pending: Pending | None = None
         self.nonce = ""
         self.since: float | None = None
@@ -120,7 +123,7 @@ class Subscription:
     def never_answered(self, name: str) -> bool:
         """Say whether the client has never answered for content of a name, neither way."""
         have = self.held.get(name)
-        return name not in self.doubt and (have is None or self.is_absence(name, have.version))
+        return name not in self.doubt and (have is None or self.is_absence(have.version))
 
     def replace(self, names: frozenset[str]) -> tuple[Collection[str], Collection[str]]:
         """Take a SotW list of names; return what was added and dropped.
@@ -241,7 +244,7 @@ class Subscription:
     def has_content(self, name: str) -> bool:
         """Say whether the client may hold more of a name than the empty resource that stands for a missing one."""
         candidates = (self.held.get(name), self.doubt.get(name), self.last_told(name))
-        return any(each is not None and not self.is_absence(name, each.version) for each in candidates)
+        return any(each is not None and not self.is_absence(each.version) for each in candidates)
 
     def last_told(self, name: str) -> Resource | None:
         """Return what the client was last told of a name, whatever it made of it."""
@@ -255,21 +258,24 @@ class Subscription:
     def was_told_absence(self, name: str) -> bool:
         """Say whether the client was told last that a name does not exist."""
         told = self.last_told(name)
-        return told is None or self.is_absence(name, told.version)
+        return told is None or self.is_absence(told.version)
 
-    def is_absence(self, name: str, version: str) -> bool:
+    def is_absence(self, version: str) -> bool:
         """Say whether a version tells that the resource does not exist."""
-        return not version or (self.kind.empty is not None and version == self.kind.absent(name).version)
+        return not version or (self.kind.empty is not None and version == ABSENT)
 
     def still(self, name: str, version: str, target: ResourceSet) -> bool:
         """Say whether a version is what the target has to say of a name."""
         found = target.get(name)
-        return found.version == version if found is not None else self.is_absence(name, version)
+        return found.version == version if found is not None else self.is_absence(version)
 
-    def possible(self) -> Iterator[Resource]:
-        """List every resource that the client may be using now."""
-        sent = self.pending.changes.values() if self.pending is not None else ()
-        return (each for each in chain(self.held.values(), self.doubt.values(), sent) if each is not None)
+    def referred(self, among: AbstractSet[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Return what the resources refer to that the client may be using now."""
+        sent = self.pending.changes if self.pending is not None else {}
+        if type(sent) is ResourceSet and among.isdisjoint(sent.refs):
+            sent = {}
+        possible = (each for each in chain(self.doubt.values(), sent.values()) if each is not None)
+        return self.held.referred(among).union(*(each.refs & among for each in possible))
 
     def told(self) -> set[str]:
         """List the names that the client was told anything about."""
@@ -279,6 +285,8 @@ class Subscription:
     def acknowledge(self, pending: Pending) -> None:
         """Believe a response: the only place where the client's state advances (law: only an ACK is believed)."""
         self.held.take(pending.changes)
+        if self.suspects:
+            self._clear(pending.changes.keys())
         if self.doubt or self.foreign:
             for name in pending.changes:
                 self.doubt.pop(name, None)
@@ -299,13 +307,19 @@ class Subscription:
         suspects = named or changes.keys()
         batch = {name: _version(resource) for name, resource in changes.items()}
         if split and len(batch) > 1:
-            self.suspects = [part for part in self.suspects if part.keys().isdisjoint(batch)]
+            self._clear(batch.keys())
             self.suspects += _halves(batch, named)
             return
         refusal = {name: version for name, version in batch.items() if name in suspects}
         for name, version in refusal.items():
             self.refused.setdefault(name, {name: version} if named else refusal)
         self._again(batch.keys() - self.refused.keys())
+
+    def _clear(self, names: Collection[str]) -> None:
+        """Suspect names no more for what an earlier refusal held of them; the others of that refusal stay suspects."""
+        gone = frozenset(names)
+        left = ({name: version for name, version in part.items() if name not in gone} for part in self.suspects)
+        self.suspects = [part for part in left if part]
 
     def retry(self, names: Iterable[str], target: ResourceSet) -> None:
         """Offer a refused set again if any of it is no longer what was refused."""
@@ -348,6 +362,8 @@ class Subscription:
             return
         for name in names:
             self.held.forget(name)
+        if self.suspects:
+            self._clear(names)
         for gone in (self.doubt, self.refused):
             for name in names:
                 gone.pop(name, None)
@@ -378,10 +394,11 @@ def culprit_in(message: str, names: Collection[str]) -> str | None:
     at the beginning of a line; gRPC counts (`resource index 0: web: …`). Only the first is told: what else is bad
     comes with the next refusal, while a list cannot be told from the words of an error.
     """
+    message = message[:_SEARCHED]
     for listed in _LISTED.finditer(message):
-        found = [name for name in names if name and message.startswith(f"{name}: ", listed.end())]
-        if found:
-            return max(found, key=len)
+        name, ends, _ = message[listed.end() :].partition(": ")
+        if ends and name and name in names:
+            return name
     return next((name for name in _QUOTED.findall(message) if name in names), None)
 
 
@@ -391,6 +408,7 @@ def named_in(message: str, names: Iterable[str]) -> set[str]:
     A guess, for Envoy quotes what it refuses: a service that is called `type` or `ads` is in many messages.
     """
     found = set()
+    message = message[:_SEARCHED]
     for name in sorted(names, key=len, reverse=True):
         start = message.find(name) if name else -1
         while start >= 0:

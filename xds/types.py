@@ -74,11 +74,12 @@ class ResourceSet(Mapping[str, Resource]):
     the change rather than to the set.
     """
 
-    __slots__ = ("_by_name", "_ordered", "_selected", "_size", "_step", "_sum", "_token", "_version")
+    __slots__ = ("_by_name", "_ordered", "_refs", "_selected", "_size", "_step", "_sum", "_token", "_version")
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._by_name: dict[str, Resource] = {}
         self._ordered: tuple[Resource, ...] | None = None
+        self._refs: frozenset[tuple[str, str]] | None = None
         self._size: int | None = None
         self._selected: tuple[frozenset[str], ResourceSet | None] | None = None
         self._sum = 0
@@ -112,6 +113,7 @@ class ResourceSet(Mapping[str, Resource]):
             total += _fingerprint(resource)
         new._by_name = by_name
         new._ordered = None
+        new._refs = None
         new._size = None
         new._selected = None
         new._sum = total & _SET_MASK
@@ -140,6 +142,13 @@ class ResourceSet(Mapping[str, Resource]):
             complete = names <= self._by_name.keys()
             self._selected = names, ResourceSet(self._by_name[name] for name in names) if complete else None
         return self._selected[1]
+
+    @property
+    def refs(self) -> frozenset[tuple[str, str]]:
+        """Tell what any of the resources refers to; found out once for all who ask."""
+        if self._refs is None:
+            self._refs = frozenset(ref for each in self._by_name.values() for ref in each.refs)
+        return self._refs
 
     @property
     def size_bytes(self) -> int:

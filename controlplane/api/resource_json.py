@@ -5,6 +5,7 @@ too much for the event loop, and far too much for each of a fleet.
 """
 
 import asyncio
+from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -61,4 +62,9 @@ class RenderedResources:
 
 
 def _rendered(type_url: str, resource: Resource) -> bytes:
-    return orjson.dumps({"@type": type_url, **as_json(type_url, resource.body)})
+    # The reader leaves the bytes of a wrapper in an `Any` as they are; proto3 JSON has them in base64.
+    return orjson.dumps({"@type": type_url, **as_json(type_url, resource.body)}, default=_base64)
+
+
+def _base64(value: bytes) -> str:
+    return b64encode(value).decode()

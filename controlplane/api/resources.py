@@ -40,10 +40,13 @@ from controlplane.api.problems import (
 from controlplane.api.writing import ask, resource_visible
 from controlplane.catalog import RawEntry
 from controlplane.model import RawResource, ResourceKey
-from controlplane.raw.overlay import dangling, owner
+from controlplane.raw.compile import Compiled
+from controlplane.raw.overlay import dangling, holders, lost, owner
 from controlplane.raw.reading import MAX_DEPTH, Unreadable
+from controlplane.raw.references import Reference
 from controlplane.translate.redaction import REDACTED, hidden_places, redacted
 from xds.typenames import WORDS, message_name, type_url_of
+from xds.types import VIRTUAL_HOST
 
 RESOURCES = "resources"
 
@@ -55,8 +58,9 @@ _MAX_NODES = 64
 class RawResourceView:
     """Show a raw resource; keys, passwords and tokens in it are hidden.
 
-    `version` is what proxies are told, a hash of the content. `state` is `suppressed` while a service has the name,
-    which `detail` then says. `warnings` name what the resource refers to and does not exist now.
+    `version` is what proxies are told, a hash of the content. `state` is `suppressed` while a service has the name, or
+    another virtual host a domain of this one, which `detail` then says; its other domains are served. `warnings` name
+    what the resource refers to and does not exist now.
     """
 
     type: str
@@ -116,22 +120,39 @@ def _path(key: ResourceKey) -> str:
     return f"{BASE}/xds/{WORDS[key.type_url]}/{key.name}"
 
 
-def _state(edge: Edge, raw: RawResource) -> tuple[State, str]:
-    by = owner(edge.context.live.current.services, raw.key)
-    if by is not None:
+def _compiled(edge: Edge, raw: RawResource) -> Compiled | str:
+    """Return what a resource becomes, or why nothing: it was stored by a version that judged otherwise."""
+    try:
+        return edge.context.compiler.compile(raw)
+    except Unreadable as error:
+        return str(error)
+
+
+def _hosts(edge: Edge) -> Mapping[Reference, ResourceKey]:
+    """Return which virtual host has each domain: of all resources, they alone can take something from each other."""
+    every = edge.context.live.current.raw.items()
+    hosts = {key: _compiled(edge, entry.resource) for key, entry in every if key.type_url == VIRTUAL_HOST}
+    return holders({key: each for key, each in hosts.items() if not isinstance(each, str)})
+
+
+def _state(
+    edge: Edge, raw: RawResource, compiled: Compiled | str, hosts: Mapping[Reference, ResourceKey]
+) -> tuple[State, str]:
+    if isinstance(compiled, str):
+        return "invalid", compiled
+    if (by := owner(edge.context.live.current.has_cluster, raw.key)) is not None:
         return "suppressed", f"{by} has this name and wins; delete this resource or rename it"
+    if why := lost(raw.key, compiled, hosts):
+        return "suppressed", f"{why}; leave the domain out of one of them"
     return "published", ""
 
 
 def _view(edge: Edge, raw: RawResource) -> RawResourceView:
-    state, detail = _state(edge, raw)
+    compiled = _compiled(edge, raw)
+    state, detail = _state(edge, raw, compiled, _hosts(edge) if raw.type_url == VIRTUAL_HOST else {})
     version = ""
     warnings: tuple[str, ...] = ()
-    try:
-        compiled = edge.context.compiler.compile(raw)
-    except Unreadable as error:  # stored by a version that judged otherwise
-        state, detail = "invalid", str(error)
-    else:
+    if not isinstance(compiled, str):
         version = compiled.version
         warnings = tuple(
             f"{message_name(type_url)} {name!r} does not exist: what refers to it waits, or fails its requests"
@@ -182,6 +203,7 @@ async def get_resource(edge: Edge, request: web.Request) -> web.Response:
 
 def _listed(edge: Edge, type_url: str | None) -> Rendered:
     catalog = edge.context.live.current
+    hosts = _hosts(edge)
     items = tuple(
         RawResourceItem(
             type=WORDS[key.type_url],
@@ -189,7 +211,7 @@ def _listed(edge: Edge, type_url: str | None) -> Rendered:
             name=key.name,
             node_clusters=entry.resource.node_clusters,
             node_zones=entry.resource.node_zones,
-            state=_state(edge, entry.resource)[0],
+            state=_state(edge, entry.resource, _compiled(edge, entry.resource), hosts)[0],
         )
         for key, entry in sorted(catalog.raw.items())
         if type_url is None or key.type_url == type_url
@@ -223,7 +245,7 @@ async def put_resource(edge: Edge, request: web.Request) -> web.Response:
     live = edge.context.live
     async with edge.resource_writes:  # nobody writes between the check of If-Match and the write that relies on it
         require(request, _own_tag(edge, key))
-        if (by := owner(live.current.services, key)) is not None:
+        if (by := owner(live.current.has_cluster, key)) is not None:
             raise Problem(NAME_RESERVED, f"{by} has the name {key.name!r}; choose another", owner=by)
         new = await ask(edge, "put_resource", edge.context.registry.put_resource(raw))
         revision = await resource_visible(edge, key, raw)

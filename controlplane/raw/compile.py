@@ -1,6 +1,6 @@
 """From a raw resource as it was written to the resources that clients are sent."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment
 from envoy_data_plane.envoy.config.route.v3 import VirtualHost
 from envoy_data_plane.envoy.service.runtime.v3 import Runtime
 
-from controlplane.model import RawResource
+from controlplane.model import RawResource, ResourceKey
 from controlplane.raw import lint
 from controlplane.raw.reading import RawFault, Unreadable, read
 from controlplane.raw.references import Reference, references
@@ -20,9 +20,6 @@ from xds.types import Resource
 
 _BOOTSTRAP_CLUSTER = "xds_cluster"
 """The cluster of every bootstrap of ours by which Envoy reaches the control plane; Envoy ignores another (C-16)."""
-
-_MAX_KNOWN = 10_000
-"""How many compiled resources are remembered at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +37,28 @@ class Compiled:
 class Compiler:
     """Compile raw resources, each once: the edge judges with it what the overlay then publishes.
 
-    May be called in a thread, where a large resource holds nobody up.
+    Of each name the newest is remembered; nothing of what is replaced stays, old keys least of all. May be called in
+    a thread, where a large resource holds nobody up.
     """
 
     def __init__(self) -> None:
         self._encoder = Encoder()
-        self._known: dict[RawResource, Compiled] = {}
+        self._known: dict[ResourceKey, tuple[RawResource, Compiled]] = {}
 
     def compile(self, raw: RawResource) -> Compiled:
         """Read, judge and encode a raw resource.
 
         Raises Unreadable with every fault that it has.
         """
-        known = self._known.get(raw)
-        if known is None:
-            known = self._compile(raw)
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[raw] = known
-        return known
+        known = self._known.get(raw.key)
+        if known is None or known[0] != raw:
+            known = self._known[raw.key] = raw, self._compile(raw)
+        return known[1]
+
+    def forget_all_but(self, keys: Container[ResourceKey]) -> None:
+        """Drop what is remembered of resources that have gone."""
+        for key in [key for key in list(self._known) if key not in keys]:
+            self._known.pop(key, None)
 
     def _compile(self, raw: RawResource) -> Compiled:
         document: Mapping[str, Any] = orjson.loads(raw.body)
@@ -115,5 +115,7 @@ def _required(message: betterproto2.Message) -> list[RawFault]:
             return [RawFault(("layer",), "required, but missing; {} is an empty layer")]
         case TypedExtensionConfig() if message.typed_config is None:
             return [RawFault(("typed_config",), "required, but missing")]
+        case ClusterLoadAssignment():
+            return [RawFault(path, detail) for path, detail in lint.host_names(message)]
         case _:
             return []

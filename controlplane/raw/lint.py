@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from betterproto2 import Message
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
-from envoy_data_plane.envoy.config.core.v3 import ApiVersion, ConfigSource, SocketAddress
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion, ConfigSource, DataSource, SocketAddress
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, LocalityLbEndpoints
 from envoy_data_plane.envoy.config.listener.v3 import Listener
 from envoy_data_plane.envoy.config.route.v3 import (
@@ -30,15 +30,24 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 
 from controlplane.raw.reading import Part, Path, RawFault
+from controlplane.translate.lint import is_ip_address
 
 _UINT32_MAX = 2**32 - 1
 _MAX_PRIORITY = 128
-_NOT_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\()|\(\?P=|\\[1-9]|[*+?}]\+")
-"""Look-around, atomic groups, conditionals, back-references and possessive quantifiers: RE2 has none of them."""
+_NOT_RE2 = re.compile(r"\(\?(?:=|!|<=|<!|>|\(|#)|\(\?P=|\\[1-9]|[*+?}]\+")
+"""Look-around, atomic groups, conditionals, comments, back-references and possessive quantifiers: RE2 has none."""
+_NOT_PYTHON = re.compile(
+    r"\\Q.*?(?:\\E|$)|\\[pP](?:\{\^?\w+\}|[A-Z])|\\x\{[0-9A-Fa-f]+\}|\\C|\[:\^?[a-z]+:\]", re.DOTALL
+)
+"""Quotations, Unicode classes, long code points, bytes and POSIX classes, which Python lacks: one character each."""
+_FLAGS = re.compile(r"\(\?[imsU]*(?:-[imsU]+)?([:)])")
+_LITERAL = re.compile(r"\\[^A-Za-z1-9]|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+"""An escaped sign, or a class: what stands there is no operator."""
 
 _MATCHERS = ("prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix", "path_match_policy")
 _ACTIONS = ("route", "redirect", "direct_response", "filter_action", "non_forwarding_action")
 _SECRETS = ("tls_certificate", "session_ticket_keys", "validation_context", "generic_secret")
+_CONTENTS = ("filename", "inline_bytes", "inline_string", "environment_variable")
 _SOURCES = ("path", "path_config_source", "api_config_source", "ads", "self")
 _ADS = '{"ads": {}, "resource_api_version": "V3"}'
 _NOT_SELF = f"Envoy knows no self here; {_ADS} is the same stream, and gRPC takes it too"
@@ -73,10 +82,28 @@ def _cluster(cluster: Cluster) -> Iterator[tuple[Path, str]]:
         and cluster.load_assignment is None
     ):
         yield ("load_assignment",), f"a cluster of type {cluster.type} needs its endpoints here"
+    if cluster.type == ClusterDiscoveryType.STATIC and cluster.load_assignment is not None:
+        for path, detail in host_names(cluster.load_assignment):
+            yield ("load_assignment", *path), detail
     if cluster.type == ClusterDiscoveryType.LOGICAL_DNS and cluster.load_assignment is not None:
         groups = cluster.load_assignment.endpoints
         if len(groups) != 1 or len(groups[0].lb_endpoints) != 1:
             yield ("load_assignment",), "a cluster of type LOGICAL_DNS has exactly one endpoint (C-09)"
+
+
+def host_names(assignment: ClusterLoadAssignment) -> Iterator[tuple[Path, str]]:
+    """Find names where nothing resolves them: in an assignment of its own, and in that of a STATIC cluster."""
+    for index, group in enumerate(assignment.endpoints):
+        for number, each in enumerate(group.lb_endpoints):
+            address = None if each.endpoint is None else each.endpoint.address
+            if address is not None and (detail := _host_name(address.socket_address)):
+                yield ("endpoints", index, "lb_endpoints", number, "endpoint", "address", "socket_address"), detail
+
+
+def _host_name(address: SocketAddress | None) -> str:
+    if address is None or address.resolver_name or not address.address or is_ip_address(address.address):
+        return ""
+    return f"{address.address!r} is no IP address, and nothing resolves it here"
 
 
 def _assignment(assignment: ClusterLoadAssignment) -> Iterator[tuple[Path, str]]:
@@ -150,6 +177,8 @@ def _socket_address(address: SocketAddress) -> Iterator[tuple[Path, str]]:
 def _listener(listener: Listener) -> Iterator[tuple[Path, str]]:
     if listener.address is None and listener.api_listener is None and listener.internal_listener is None:
         yield ("address",), "required, but missing"
+    if listener.address is not None and (detail := _host_name(listener.address.socket_address)):
+        yield ("address", "socket_address"), detail
     if listener.api_listener is None and not listener.filter_chains and listener.default_filter_chain is None:
         yield ("filter_chains",), "required: without one the listener closes every connection"
 
@@ -238,11 +267,13 @@ def _regex(matcher: RegexMatcher) -> Iterator[tuple[Path, str]]:
     if not matcher.regex:
         yield ("regex",), "required, but missing"
         return
-    if _NOT_RE2.search(matcher.regex):
+    regex = _NOT_PYTHON.sub("a", matcher.regex)
+    regex = _FLAGS.sub(lambda found: "(?:" if found[1] == ":" else "", regex)
+    if _NOT_RE2.search(_LITERAL.sub("a", regex)):
         yield ("regex",), "RE2 knows no look-around, back-references or possessive quantifiers (C-12)"
         return
     try:
-        re.compile(matcher.regex.replace(r"\z", r"\Z").replace(r"\pL", "L"))
+        re.compile(regex.replace(r"\z", r"\Z").replace("(?<", "(?P<"))
     except (re.error, OverflowError, RecursionError) as error:
         yield ("regex",), f"not a regular expression: {error} (C-12)"
 
@@ -257,6 +288,11 @@ def _scope(scope: ScopedRouteConfiguration) -> Iterator[tuple[Path, str]]:
 def _secret(secret: Secret) -> Iterator[tuple[Path, str]]:
     if all(getattr(secret, name) is None for name in _SECRETS):
         yield (), f"one of {', '.join(_SECRETS)} is required"
+
+
+def _data_source(source: DataSource) -> Iterator[tuple[Path, str]]:
+    if all(getattr(source, name) is None for name in _CONTENTS):
+        yield (), f"required: one of {', '.join(_CONTENTS)}"
 
 
 def _config_source(source: ConfigSource) -> Iterator[tuple[Path, str]]:
@@ -284,4 +320,5 @@ _CHECKS: Final[Mapping[type[Message], tuple[Check, ...]]] = {
     ScopedRouteConfiguration: (_scope,),
     Secret: (_secret,),
     ConfigSource: (_config_source,),
+    DataSource: (_data_source,),
 }

@@ -1,12 +1,12 @@
 """Lay raw resources over what services make, for each audience; a name of ours is never shadowed.
 
-Memoised by identity: a change of endpoints costs what the raw resources of that one type cost, which is mostly none.
+Memoised by identity: a change of endpoints costs the same however many raw resources there are.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
-from controlplane.catalog import Catalog, RawEntry, Service
+from controlplane.catalog import Catalog, RawEntry
 from controlplane.model import RawResource, ResourceKey, ServiceName
 from controlplane.raw.compile import Compiled, Compiler
 from controlplane.raw.reading import Unreadable
@@ -15,6 +15,7 @@ from controlplane.translate.names import GATEWAY
 from xds.types import CLUSTER, EMPTY, ENDPOINT, LISTENER, ROUTE, Node, Resource, ResourceSet
 
 Sets = Mapping[str, ResourceSet]
+_Named = Mapping[str, Resource]
 _Laid = tuple[str, "frozenset[Limit]", Hashable]  # a type, who sees it, whose sets lie below
 
 
@@ -31,6 +32,8 @@ class Limit:
 
 
 _EVERYONE = Limit()
+_MAX_PLACES = 1024
+"""For how many clusters and zones of nodes the audience is remembered: nodes name them as they like."""
 
 
 def limit_of(raw: RawResource) -> Limit:
@@ -38,14 +41,16 @@ def limit_of(raw: RawResource) -> Limit:
     return Limit(raw.node_clusters, raw.node_zones)
 
 
-def owner(services: Mapping[ServiceName, Service], key: ResourceKey) -> str | None:
-    """Return whom a name belongs to that raw resources may not have (contract, section 4); None where it is free."""
+def owner(has_cluster: Callable[[ServiceName], bool], key: ResourceKey) -> str | None:
+    """Return whom a name belongs to that raw resources may not have (contract, section 4); None where it is free.
+
+    `has_cluster` tells of which services there is a cluster.
+    """
     if key.type_url in (LISTENER, ROUTE) and key.name == GATEWAY:
         return "the gateway"
     if key.type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE):
         name = ServiceName(key.name.partition("@")[0])
-        service = services.get(name)
-        if service is not None and service.has_cluster:
+        if has_cluster(name):
             return f"service {name!r}"
     return None
 
@@ -55,8 +60,27 @@ def dangling(catalog: Catalog, refs: frozenset[Reference]) -> list[Reference]:
     return sorted(
         reference
         for reference in refs
-        if (key := ResourceKey(*reference)) not in catalog.raw and owner(catalog.services, key) is None
+        if (key := ResourceKey(*reference)) not in catalog.raw and owner(catalog.has_cluster, key) is None
     )
+
+
+def holders(compiled: Mapping[ResourceKey, Compiled]) -> Mapping[Reference, ResourceKey]:
+    """Return which resource has each name that is published; of virtual hosts with one domain, the first by name."""
+    found: dict[Reference, ResourceKey] = {}
+    for key in sorted(compiled):
+        for resource in compiled[key].resources:
+            found.setdefault((key.type_url, resource.name), key)
+    return found
+
+
+def lost(key: ResourceKey, compiled: Compiled, by_name: Mapping[Reference, ResourceKey]) -> str:
+    """Say what of a resource is not published, because others have it; empty where all is."""
+    found = [
+        f"{each.name!r} is already published by {holder.name!r}"
+        for each in compiled.resources
+        if (holder := by_name.get((key.type_url, each.name), key)) != key
+    ]
+    return "; ".join(found)
 
 
 class Overlay:
@@ -71,26 +95,53 @@ class Overlay:
         self._raw: Mapping[ResourceKey, RawEntry] = {}
         self._owned: Mapping[ResourceKey, str] = {}
         self._limits: frozenset[Limit] = frozenset()
-        self._resources: Mapping[Limit, Mapping[str, tuple[Resource, ...]]] = {}
-        self._visible: dict[frozenset[Limit], Mapping[str, tuple[Resource, ...]]] = {}
-        self._laid: dict[_Laid, tuple[ResourceSet, tuple[Resource, ...], ResourceSet]] = {}
+        self._audiences: dict[tuple[str, str], frozenset[Limit]] = {}
+        self._resources: Mapping[Limit, Mapping[str, _Named]] = {}
+        self._visible: dict[frozenset[Limit], Mapping[str, _Named]] = {}
+        self._laid: dict[_Laid, tuple[ResourceSet, _Named, ResourceSet]] = {}
         self.left_out: Mapping[ResourceKey, str] = {}
 
-    def update(self, catalog: Catalog) -> bool:
-        """Follow the catalog; return whether nodes may have another audience than before."""
-        owned = {key: by for key in catalog.raw if (by := owner(catalog.services, key)) is not None}
-        if catalog.raw is self._raw and owned == self._owned:
+    def compile(self, raw: RawResource) -> Compiled | str:
+        """Return what a resource becomes, or why it is left out.
+
+        Reading one takes a fraction of a millisecond, so whoever has thousands does it slice by slice before `update`,
+        which then finds them known.
+        """
+        try:
+            return self._compiler.compile(raw)
+        except Unreadable as error:
+            return str(error)
+        except Exception as error:
+            # A fault of ours in one resource must not stop the rest (law 15). What it quotes may be secret.
+            return f"internal error: {type(error).__name__}"
+
+    def update(self, raw: Mapping[ResourceKey, RawEntry], has_cluster: Callable[[ServiceName], bool]) -> bool:
+        """Follow the catalog; return whether nodes may have another audience than before.
+
+        `has_cluster` tells of which services a cluster is published: a name must not be taken from a raw resource
+        before its service is there to have it (make before break).
+        """
+        owned = {key: by for key in raw if (by := owner(has_cluster, key)) is not None}
+        if raw is self._raw and owned == self._owned:
             return False
-        self._raw, self._owned = catalog.raw, owned
-        self._compile()
+        self._raw, self._owned = raw, owned
+        self._lay_out()
         limits = frozenset(limit_of(entry.resource) for entry in self._raw.values()) - {_EVERYONE}
         changed = limits != self._limits
-        self._limits = limits
+        if changed:
+            self._limits = limits
+            self._audiences.clear()
         return changed
 
     def audience(self, node: Node) -> frozenset[Limit]:
         """Return the limits that let a node in: nodes of one audience are told the same."""
-        return frozenset(limit for limit in self._limits if limit.admits(node))
+        place = node.cluster, node.zone
+        audience = self._audiences.get(place)
+        if audience is None:
+            if len(self._audiences) >= _MAX_PLACES:
+                self._audiences.clear()
+            audience = self._audiences[place] = frozenset(limit for limit in self._limits if limit.admits(node))
+        return audience
 
     def over(self, ours: Sets, audience: frozenset[Limit], whose: Hashable = None) -> Sets:
         """Return our sets with the raw resources of an audience added; a name that we use is ours.
@@ -108,49 +159,52 @@ class Overlay:
         }
         return {**ours, **added}
 
-    def _lay(self, key: _Laid, below: ResourceSet, resources: tuple[Resource, ...]) -> ResourceSet:
+    def _lay(self, key: _Laid, below: ResourceSet, resources: _Named) -> ResourceSet:
         known = self._laid.get(key)
-        if known is not None and known[0] is below and known[1] == resources:
+        if known is None or (known[1] is not resources and known[1] != resources):
+            made = below.replacing(each for name, each in resources.items() if name not in below)
+        elif known[0] is below:
             return known[2]
-        made = below.replacing(resource for resource in resources if resource.name not in below)
+        else:
+            # From step to step, as the sets below are made: what differs is then known without a look at all of it.
+            named = {name: below.get(name) or resources.get(name) for name in below.differing_from(known[0])}
+            changed = [each for each in named.values() if each is not None]
+            made = known[2].replacing(changed, [name for name, each in named.items() if each is None])
         self._laid[key] = (below, resources, made)
         return made
 
-    def _compile(self) -> None:
+    def _lay_out(self) -> None:
         left_out = {key: f"{by} has this name" for key, by in self._owned.items()}
         compiled: dict[ResourceKey, Compiled] = {}
         for key in sorted(self._raw):
             if key in left_out:
                 continue
-            try:
-                compiled[key] = self._compiler.compile(self._raw[key].resource)
-            except Unreadable as error:
-                left_out[key] = str(error)
-        parents = _parents(compiled)
+            made = self.compile(self._raw[key].resource)
+            if isinstance(made, str):
+                left_out[key] = made
+            else:
+                compiled[key] = made
+        self._compiler.forget_all_but(self._raw)
+        parents, by_name = _parents(compiled), holders(compiled)
         by_limit: dict[Limit, dict[str, dict[str, Resource]]] = {}
-        taken: set[Reference] = set()
         for key, each in compiled.items():
             of_type = by_limit.setdefault(limit_of(self._raw[key].resource), {}).setdefault(key.type_url, {})
+            if why := lost(key, each, by_name):
+                left_out[key] = why
             for resource in each.resources:
-                if (key.type_url, resource.name) in taken:
-                    left_out[key] = f"{resource.name!r} is another resource's already"
-                    continue
-                taken.add((key.type_url, resource.name))
-                of_type[resource.name] = _versioned(key.type_url, resource, parents)
-        self._resources = {
-            limit: {type_url: tuple(resources.values()) for type_url, resources in of_limit.items()}
-            for limit, of_limit in by_limit.items()
-        }
+                if by_name[key.type_url, resource.name] == key:
+                    of_type[resource.name] = _versioned(key.type_url, resource, parents)
+        self._resources = by_limit
         self._visible.clear()
         self._laid = {key: known for key, known in self._laid.items() if key[1] <= self._limits}
         self.left_out = left_out
 
-    def _seen_by(self, audience: frozenset[Limit]) -> Mapping[str, tuple[Resource, ...]]:
-        seen: dict[str, tuple[Resource, ...]] = {}
+    def _seen_by(self, audience: frozenset[Limit]) -> Mapping[str, _Named]:
+        seen: dict[str, dict[str, Resource]] = {}
         for limit, of_limit in self._resources.items():
             if limit == _EVERYONE or limit in audience:
                 for type_url, resources in of_limit.items():
-                    seen[type_url] = seen.get(type_url, ()) + resources
+                    seen.setdefault(type_url, {}).update(resources)
         return seen
 
 

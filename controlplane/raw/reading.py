@@ -13,6 +13,7 @@ import binascii
 import importlib
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ MAX_DEPTH = 100
 
 _PREFIX = "type.googleapis.com/"
 _TYPE_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*\.[A-Z][A-Za-z0-9_]*")
+_NUMBER = re.compile(r"(-?\d{1,400})(\.\d+)?([eE][+-]?\d{1,4})?")
 _DURATION = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?s")
 _RANGES: Final = {
     betterproto2.TYPE_INT32: (-(2**31), 2**31 - 1),
@@ -47,7 +49,9 @@ _RANGES: Final = {
     betterproto2.TYPE_UINT64: (0, 2**64 - 1),
     betterproto2.TYPE_FIXED64: (0, 2**64 - 1),
 }
-_FLOATS: Final = frozenset({betterproto2.TYPE_FLOAT, betterproto2.TYPE_DOUBLE})
+_FLOATS: Final = {betterproto2.TYPE_FLOAT: 3.4028234663852886e38, betterproto2.TYPE_DOUBLE: sys.float_info.max}
+"""The greatest finite value of each."""
+
 _NOT_FINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _WRAPPED: Final = {
     protobuf.BoolValue: betterproto2.TYPE_BOOL,
@@ -270,13 +274,16 @@ class _Reader:
     def _number(self, proto_type: str, value: Any, path: Path) -> Any:
         number = value
         if isinstance(value, str):
-            try:
-                number = _NOT_FINITE[value] if value in _NOT_FINITE else float(value) if "." in value else int(value)
-            except ValueError:
-                return self.fault(path, f"expected a number, found {_found(value)}")
+            spelled = _NUMBER.fullmatch(value)
+            if spelled is not None:
+                number = float(value) if spelled[2] or spelled[3] else int(value)
+            elif value in _NOT_FINITE:
+                number = _NOT_FINITE[value]
         if not isinstance(number, (int, float)) or isinstance(number, bool):
             return self.fault(path, f"expected a number, found {_found(value)}")
         if proto_type in _FLOATS:
+            if abs(number) > _FLOATS[proto_type] and value not in _NOT_FINITE:
+                return self.fault(path, f"expected at most {_FLOATS[proto_type]}, found {_found(value)}")
             return float(number)
         low, high = _RANGES[proto_type]
         if not low <= number <= high or number != int(number):

@@ -143,6 +143,14 @@ XDS_RESPONSES = Family(
     labels={"type": _TYPES},
     query="sum by (type) (rate(xds_responses_total[5m]))",
 )
+XDS_OVERSIZED = Family(
+    name="xds_oversized_responses_total",
+    kind="counter",
+    help="Responses of more than 4 MiB, which gRPC clients refuse unless they are told to take them. Whatever can be "
+    "split is; the whole state of clusters or listeners in SotW, and one single resource, cannot.",
+    labels={"type": _TYPES},
+    query="sum by (type) (rate(xds_oversized_responses_total[5m])) > 0",
+)
 XDS_ACK = Family(
     name="xds_ack_seconds",
     kind="histogram",
@@ -180,6 +188,7 @@ FAMILIES: tuple[Family, ...] = (
     XDS_REFUSED,
     XDS_REQUESTS,
     XDS_RESPONSES,
+    XDS_OVERSIZED,
     XDS_ACK,
     HTTP_REQUESTS,
 )

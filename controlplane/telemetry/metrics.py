@@ -81,6 +81,7 @@ class Metrics:
         self._streams = Gauge(families.XDS_STREAMS.name, families.XDS_STREAMS.help, registry=self._registry)
         self._requests = self._counter(families.XDS_REQUESTS)
         self._responses = self._counter(families.XDS_RESPONSES)
+        self._oversized = self._counter(families.XDS_OVERSIZED)
         self._acks = self._histogram(families.XDS_ACK)
         self._http = self._histogram(families.HTTP_REQUESTS)
         for name in registries:
@@ -94,6 +95,7 @@ class Metrics:
         for short in SERVED:
             self._responses.labels(short)
             self._acks.labels(short)
+            self._oversized.labels(short)
             for meaning in MEANINGS:
                 self._requests.labels(short, meaning)
         # Looking labels up costs more than counting, and these are counted for every client of every change.
@@ -149,6 +151,10 @@ class Metrics:
     def xds_response(self, type_url: str) -> None:
         """Count a response to a client."""
         (self._responses_by.get(type_url) or self._responses.labels(OTHER)).inc()
+
+    def xds_oversized(self, type_url: str) -> None:
+        """Count a response that is larger than what gRPC clients take by default."""
+        self._oversized.labels(_short(type_url)).inc()
 
     def xds_acked(self, type_url: str, seconds: float) -> None:
         """Note how long it took until a client had acknowledged what there was to tell."""

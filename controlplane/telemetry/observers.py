@@ -15,6 +15,9 @@ _MAX_NAMES = 20
 _MAX_WORDS = 1000
 
 
+_GRPC_TAKES_BYTES = 4 * 1024 * 1024
+
+
 class PublicationObserver:
     """Turn what the publisher reports into metrics and logs."""
 
@@ -69,6 +72,15 @@ class StreamObserver:
                 self._metrics.xds_request(event.type_url, "subscribe")
             case Sent():
                 self._metrics.xds_response(event.type_url)
+                if event.size_bytes > _GRPC_TAKES_BYTES:
+                    self._metrics.xds_oversized(event.type_url)
+                    self._log.warning(
+                        "xds.oversized",
+                        node_id=info.node.id,
+                        type=event.type_url,
+                        size_bytes=event.size_bytes,
+                        message="a gRPC client takes 4 MiB unless told otherwise; a delta client is sent parts",
+                    )
             case Regrouped():
                 self._log.info("xds.regrouped", node_id=info.node.id, peer=info.peer, group=str(info.group))
             case Closed():

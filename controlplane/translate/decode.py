@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration, ScopedRou
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.envoy.service.runtime.v3 import Runtime
 
-from controlplane.translate.redaction import redacted
+from controlplane.translate.redaction import PRIVATE_KEY, redacted
 from xds.types import (
     CLUSTER,
     ENDPOINT,
@@ -75,7 +75,7 @@ def readable(type_url: str, body: bytes) -> Content:
     if not body:
         return Content(note="only the version is known: the client reported it when it connected")
     if type_url not in _MESSAGES:
-        return Content(base64=b64encode(body).decode(), note="the type is not known here")
+        return _unread(body, "the type is not known here")
     if len(body) > _MAX_DECODED_BYTES:
         return Content(note=f"{len(body)} bytes are too many to be shown; at most {_MAX_DECODED_BYTES} are")
     for package in {found.decode() for found in _NESTED.findall(body)}:
@@ -87,7 +87,13 @@ def readable(type_url: str, body: bytes) -> Content:
         return Content(json=redacted(as_json(type_url, body)))
     # What the generated reader raises for bytes that are no message of its type.
     except (ValueError, LookupError, EOFError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
-        return Content(base64=b64encode(body).decode(), note=f"it cannot be read as {type_url}: {error}")
+        return _unread(body, f"it cannot be read as {type_url}: {error}")
+
+
+def _unread(body: bytes, note: str) -> Content:
+    if PRIVATE_KEY.encode() in body:
+        return Content(note=f"{note}; it holds a private key and is not shown")
+    return Content(base64=b64encode(body).decode(), note=note)
 
 
 def documents(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:

@@ -125,7 +125,7 @@ def _addresses(planned: plan.Cluster) -> Iterator[str]:
             if address in owners:
                 yield f"instance {endpoint.id}: {address[0]}:{address[1]} is instance {owners[address]}'s (C-04)"
             owners[address] = endpoint.id
-            if not _is_ip_address(endpoint.address):
+            if not is_ip_address(endpoint.address):
                 yield f"instance {endpoint.id}: {endpoint.address!r} is not an IP address, and EDS takes no other"
             if not 1 <= endpoint.port <= 65535:
                 yield f"instance {endpoint.id}: port {endpoint.port}, must be 1 to 65535"
@@ -136,7 +136,8 @@ def _addresses(planned: plan.Cluster) -> Iterator[str]:
 
 
 @lru_cache(maxsize=32_768)
-def _is_ip_address(text: str) -> bool:
+def is_ip_address(text: str) -> bool:
+    """Tell whether Envoy takes a text for an address without a resolver."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

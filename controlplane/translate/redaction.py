@@ -5,24 +5,45 @@ from typing import Any, Final
 
 REDACTED: Final = "[redacted]"
 
+PRIVATE_KEY: Final = "PRIVATE KEY"
+"""What is in the first line of every private key in PEM, wherever it stands."""
+
 _PRIVATE: Final = frozenset(
     {
         "access_token",
+        "auth_password",
+        "authorization_token",
+        "backend_token",
         "client_secret",
+        "credentials",
+        "credentials_data_source",
+        "downstream_auth_password",
+        "downstream_auth_passwords",
         "generic_secret",
+        "google_refresh_token",
         "hmac_secret",
         "inline_key",
+        "json_key",
         "password",
         "passphrase",
         "pkcs12",
         "private_key",
         "private_key_provider",
         "secret",
+        "secret_access_key",
+        "secret_data",
+        "secrets",
         "session_ticket_keys",
+        "session_token",
         "token",
         "token_secret",
+        "users",
+        "web_identity_token_data_source",
     }
 )
+_PRIVATE_HEADERS: Final = frozenset({"api-key", "authorization", "cookie", "proxy-authorization", "x-api-key"})
+"""Headers whose values are credentials, where they are spelled as Envoy's `HeaderValue`."""
+
 _PLACES: Final = frozenset({"environment_variable", "filename"})
 """What says where a secret is rather than what it is."""
 
@@ -33,9 +54,12 @@ def redacted(document: Any) -> Any:
     Shape and field names stay, so that a reader sees what is set. A value that is read from a file keeps its path.
     """
     if isinstance(document, Mapping):
-        return {name: _hidden(each) if _snake(name) in _PRIVATE else redacted(each) for name, each in document.items()}
+        private = _PRIVATE | {"value", "raw_value"} if _names_private_header(document) else _PRIVATE
+        return {name: _hidden(each) if _snake(name) in private else redacted(each) for name, each in document.items()}
     if isinstance(document, list):
         return [redacted(each) for each in document]
+    if isinstance(document, str) and PRIVATE_KEY in document:
+        return REDACTED
     return document
 
 
@@ -49,6 +73,11 @@ def hidden_places(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[t
     elif isinstance(document, list):
         for index, each in enumerate(document):
             yield from hidden_places(each, (*path, index))
+
+
+def _names_private_header(document: Mapping[str, Any]) -> bool:
+    key = document.get("key")
+    return isinstance(key, str) and key.lower() in _PRIVATE_HEADERS
 
 
 def _hidden(value: Any) -> Any:

@@ -1,11 +1,14 @@
 """REST-JSON xDS: what clients that poll get, when there is nothing new, and what they are told of mistakes (J-01)."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from controlplane.api.resource_json import RenderedResources
+from controlplane.model import RawResource
+from controlplane.raw.compile import Compiler
 from controlplane.render import load, render
 from xds.types import (
     CLUSTER,
@@ -210,6 +213,14 @@ async def test_a_resource_is_rendered_once_for_all_who_poll() -> None:
     clusters = snapshot.of_type(CLUSTER).ordered
     first, second = await asyncio.gather(rendered.render(CLUSTER, clusters), rendered.render(CLUSTER, clusters))
     assert all(one is other for one, other in zip(first, second, strict=True))
+
+
+async def test_bytes_in_a_wrapper_are_spelled_in_base64_and_stop_no_poll() -> None:
+    document = {"@type": "type.googleapis.com/google.protobuf.BytesValue", "value": "YQ=="}
+    body = json.dumps({"name": "x", "typed_config": document})
+    (made,) = Compiler().compile(RawResource(type_url=EXTENSION, name="x", body=body)).resources
+    (text,) = await RenderedResources().render(EXTENSION, [made])
+    assert json.loads(text)["typedConfig"] == document
 
 
 async def test_what_is_kept_of_rendered_resources_is_bounded() -> None:

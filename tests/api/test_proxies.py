@@ -273,6 +273,18 @@ async def test_what_cannot_be_read_is_shown_as_base64_with_the_reason(start, fle
         assert shown["content"]["typedConfig"]["@type"] == fault.type_url
 
 
+async def test_what_cannot_be_read_and_holds_a_private_key_is_not_shown(start, fleet):
+    it = await start(proxies=fleet.status)
+    key = b"-----BEGIN PRIVATE KEY-----"
+    strange = TypedExtensionConfig(name="x", typed_config=AnyMessage(type_url="type.googleapis.com/acme.X", value=key))
+    fleet.cache.set("all", Snapshot({EXTENSION: ResourceSet([Resource.of("x", bytes(strange))])}, "e.1"))
+    async with fleet.synced(EXTENSION, "x"):
+        (shown,) = (await it.json("GET", f"{EDGE}/config", 200))["items"]
+
+        assert (shown["content"], shown["base64"]) == (None, None)
+        assert "private key" in shown["note"]
+
+
 async def test_a_name_that_is_asked_for_in_vain_is_listed_as_not_sent(start, fleet):
     it = await start(proxies=fleet.status)
     fleet.cache.set("all", clusters("e.1", cluster("web")))

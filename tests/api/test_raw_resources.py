@@ -7,8 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from controlplane.model import RawResource
 from controlplane.registry.journal import Journal
 from controlplane.registry.memory import MemoryRegistry
+from xds.types import RUNTIME as RUNTIME_TYPE
 
 pytestmark = pytest.mark.unit
 
@@ -27,6 +29,11 @@ SECRET = {
         "password": {"inline_bytes": "cGFzc3dvcmQ="},
     },
 }
+
+
+def at(host: str) -> dict[str, Any]:
+    address = {"socket_address": {"address": host, "port_value": 80}}
+    return {"locality": {}, "load_balancing_weight": 1, "lb_endpoints": [{"endpoint": {"address": address}}]}
 
 
 def faults(problem: dict[str, Any]) -> dict[str, str]:
@@ -195,6 +202,38 @@ async def test_canonical_names_and_the_protos_own_are_the_same_resource(edge):
         ),
         pytest.param("secrets", {"name": "legacy"}, "#", id="a secret of nothing"),
         pytest.param("runtimes", reduce(lambda inner, _: {"layer": inner}, range(500), {}), "#", id="endless nesting"),
+        pytest.param(
+            "endpoints",
+            {"cluster_name": "legacy", "endpoints": [at("db.internal")]},
+            "#/endpoints/0/lb_endpoints/0/endpoint/address/socket_address",
+            id="a name that nobody resolves, in an assignment",
+        ),
+        pytest.param(
+            "clusters",
+            {
+                "name": "legacy",
+                "type": "STATIC",
+                "load_assignment": {"cluster_name": "legacy", "endpoints": [at("db.internal")]},
+            },
+            "#/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address",
+            id="a name that nobody resolves, in a static cluster",
+        ),
+        pytest.param(
+            "listeners",
+            {
+                "name": "legacy",
+                "address": {"socket_address": {"address": "localhost", "port_value": 1}},
+                "filter_chains": [{}],
+            },
+            "#/address/socket_address",
+            id="a listener on a name",
+        ),
+        pytest.param(
+            "secrets",
+            {"name": "legacy", "tls_certificate": {"certificate_chain": {}}},
+            "#/tls_certificate/certificate_chain",
+            id="a certificate of no content",
+        ),
         pytest.param("virtual-hosts", {"name": "legacy", "domains": ["a"]}, "#", id="a virtual host of no table"),
     ],
 )
@@ -203,6 +242,14 @@ async def test_what_a_client_would_refuse_is_refused_with_its_place_and_not_stor
 
     assert pointer in faults(problem)
     assert (await edge.json("GET", BASE, 200))["items"] == []
+
+
+@pytest.mark.parametrize("kind", ["STRICT_DNS", "LOGICAL_DNS"])
+async def test_a_name_is_taken_where_envoy_resolves_it(edge, kind):
+    assignment = {"cluster_name": "legacy", "endpoints": [at("db.internal")]}
+    await edge.json(
+        "PUT", f"{BASE}/clusters/legacy", 201, {"name": "legacy", "type": kind, "load_assignment": assignment}
+    )
 
 
 async def test_every_fault_is_named_at_once(edge):
@@ -241,6 +288,36 @@ async def test_a_service_that_comes_later_wins_and_the_resource_says_so(edge):
 
     assert shown["state"] == "suppressed"
     assert "service 'web'" in shown["detail"]
+
+
+async def test_a_virtual_host_whose_domain_another_one_has_says_so_until_it_is_free(edge):
+    first = {"name": "a", "domains": ["x.example"]}
+    second = {"name": "b", "domains": ["x.example", "y.example"]}
+    await edge.json("PUT", f"{BASE}/virtual-hosts/r1/a", 201, first)
+    made = await edge.json("PUT", f"{BASE}/virtual-hosts/r1/b", 201, second)
+    listed = (await edge.json("GET", BASE, 200))["items"]
+
+    assert made["state"] == "suppressed"
+    assert "'r1/x.example' is already published by 'r1/a'" in made["detail"]
+    assert await edge.json("GET", f"{BASE}/virtual-hosts/r1/b", 200) == made
+    assert {item["name"]: item["state"] for item in listed} == {"r1/a": "published", "r1/b": "suppressed"}
+
+    await edge.json("DELETE", f"{BASE}/virtual-hosts/r1/a", 204)
+    assert (await edge.json("GET", f"{BASE}/virtual-hosts/r1/b", 200))["state"] == "published"
+
+
+async def test_one_that_was_stored_but_is_not_valid_any_more_says_so_in_the_list_too(start, tmp_path):
+    async with Journal.open(tmp_path) as journal:
+        registry = MemoryRegistry(journal=journal)
+        edge = await start(registry=registry)
+        stored = RawResource(type_url=RUNTIME_TYPE, name="rt", body='{"name":"rt","gone":1}')
+        await registry.put_resource(stored)
+        while not edge.live.current.raw:
+            await edge.live.wait()
+
+        shown = await edge.json("GET", f"{BASE}/runtimes/rt", 200)
+        assert (shown["state"], "gone" in shown["detail"]) == ("invalid", True)
+        assert (await edge.json("GET", BASE, 200))["items"][0]["state"] == "invalid"
 
 
 async def test_a_reference_to_nothing_is_accepted_with_a_warning_that_goes_when_it_exists(edge):

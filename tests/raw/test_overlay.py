@@ -39,6 +39,10 @@ def stored(*resources: RawResource, also: tuple[Event, ...] = ()) -> Catalog:
     return catalog(*also, *(PutResource(resource=each, registry="memory") for each in resources))
 
 
+def follow(overlay: Overlay, held: Catalog) -> bool:
+    return overlay.update(held.raw, held.has_cluster)
+
+
 def runtime(name: str = "rt", value: object = 1, **limits: tuple[str, ...]) -> RawResource:
     return raw(RUNTIME, name, {"name": name, "layer": {"a": value}}, **limits)
 
@@ -51,7 +55,7 @@ def cluster(name: str, timeout: str = "1s", service_name: str = "") -> RawResour
 
 def refs_of(resource: RawResource) -> frozenset[tuple[str, str]]:
     overlay = Overlay()
-    overlay.update(stored(resource))
+    follow(overlay, stored(resource))
     assert not overlay.left_out
     return overlay.over({}, EVERYONE)[resource.type_url].ordered[0].refs
 
@@ -59,7 +63,7 @@ def refs_of(resource: RawResource) -> frozenset[tuple[str, str]]:
 class TestAudience:
     def test_a_limited_resource_exists_for_those_nodes_only(self) -> None:
         overlay = Overlay()
-        changed = overlay.update(stored(runtime(node_clusters=("edge",), node_zones=("eu-1", "eu-2"))))
+        changed = follow(overlay, stored(runtime(node_clusters=("edge",), node_zones=("eu-1", "eu-2"))))
         inside = overlay.audience(Node(id="a", cluster="edge", zone="eu-2"))
         elsewhere = overlay.audience(Node(id="b", cluster="edge", zone="us-1"))
         another = overlay.audience(Node(id="c", cluster="internal", zone="eu-1"))
@@ -69,28 +73,39 @@ class TestAudience:
         assert elsewhere == another == EVERYONE
         assert RUNTIME not in overlay.over({}, EVERYONE)
 
+    def test_an_audience_is_worked_out_once_for_all_nodes_of_a_place(self) -> None:
+        """When limits change, thousands of streams ask at once."""
+        overlay = Overlay()
+        follow(overlay, stored(runtime(node_clusters=("edge",))))
+        one, two = (overlay.audience(Node(id=name, cluster="edge", zone="eu-1")) for name in "ab")
+
+        assert one is two
+        assert one == {Limit(("edge",), ())}
+        for number in range(5000):
+            assert overlay.audience(Node(id="a", cluster=f"unknown-{number}")) == EVERYONE
+
     def test_nodes_are_regrouped_only_when_the_limits_change(self) -> None:
         overlay = Overlay()
         held = stored(runtime(node_clusters=("edge",)))
-        assert overlay.update(held)
+        assert follow(overlay, held)
         held, _ = held.apply(PutResource(resource=runtime(value=2, node_clusters=("edge",)), registry="memory"))
-        assert not overlay.update(held)
+        assert not follow(overlay, held)
         held, _ = held.apply(PutResource(resource=runtime(value=2), registry="memory"))
-        assert overlay.update(held)
+        assert follow(overlay, held)
         assert overlay.audience(Node(id="a", cluster="edge")) == EVERYONE
 
 
 class TestMerging:
     def test_without_raw_resources_our_sets_are_the_very_same(self) -> None:
         overlay = Overlay()
-        overlay.update(catalog(put()))
+        follow(overlay, catalog(put()))
         ours = {CLUSTER: ResourceSet([Resource.of("web", b"x")])}
 
         assert overlay.over(ours, EVERYONE) is ours
 
     def test_a_change_of_another_type_makes_no_set_again(self) -> None:
         overlay = Overlay()
-        overlay.update(stored(cluster("legacy")))
+        follow(overlay, stored(cluster("legacy")))
         clusters = ResourceSet([Resource.of("web", b"x")])
         first = overlay.over({CLUSTER: clusters, ENDPOINT: EMPTY}, EVERYONE)
         second = overlay.over({CLUSTER: clusters, ENDPOINT: ResourceSet([Resource.of("web", b"y")])}, EVERYONE)
@@ -98,34 +113,50 @@ class TestMerging:
         assert first[CLUSTER] is second[CLUSTER]
         assert set(first[CLUSTER]) == {"legacy", "web"}
 
+    def test_our_sets_are_followed_step_by_step(self) -> None:
+        """A change of one assignment among thousands must not cost a look at all of them."""
+        overlay = Overlay()
+        follow(overlay, stored(raw(ENDPOINT, "shared", {"cluster_name": "shared"})))
+        ours = ResourceSet(Resource.of(name, b"x") for name in ("api", "gone", "web"))
+        first = overlay.over({ENDPOINT: ours}, EVERYONE)[ENDPOINT]
+        later = ours.replacing([Resource.of("web", b"y"), Resource.of("shared", b"ours")], ["gone"])
+        second = overlay.over({ENDPOINT: later}, EVERYONE)[ENDPOINT]
+        third = overlay.over({ENDPOINT: later.replacing(removed=["shared"])}, EVERYONE)[ENDPOINT]
+
+        assert second.differing_from(first) == {"gone", "shared", "web"}
+        assert second.differing_from(first) is second.differing_from(first)  # known, not worked out
+        assert {name: each.body for name, each in second.items()} == {"api": b"x", "shared": b"ours", "web": b"y"}
+        assert third["shared"] == first["shared"]
+        assert third.version == ResourceSet(third.ordered).version
+
     def test_a_service_that_comes_later_wins_and_gives_the_name_back(self) -> None:
         overlay = Overlay()
         mine = cluster("web")
-        overlay.update(stored(mine))
+        follow(overlay, stored(mine))
         assert "web" in overlay.over({}, EVERYONE)[CLUSTER]
 
-        overlay.update(stored(mine, also=(put("web"),)))
+        follow(overlay, stored(mine, also=(put("web"),)))
         ours = {CLUSTER: ResourceSet([Resource.of("web", b"ours")])}
         assert overlay.over(ours, EVERYONE)[CLUSTER]["web"].body == b"ours"
         assert "service 'web'" in overlay.left_out[mine.key]
 
-        overlay.update(stored(mine))
+        follow(overlay, stored(mine))
         assert not overlay.left_out
         assert "web" in overlay.over({CLUSTER: EMPTY}, EVERYONE)[CLUSTER]
 
     def test_a_removed_resource_is_gone(self) -> None:
         overlay = Overlay()
         held = stored(runtime())
-        overlay.update(held)
+        follow(overlay, held)
         held, _ = held.apply(DeleteResource(key=runtime().key, registry="memory"))
-        overlay.update(held)
+        follow(overlay, held)
 
         assert overlay.over({}, EVERYONE) == {}
 
     def test_one_that_cannot_be_read_any_more_is_left_out_alone(self) -> None:
         overlay = Overlay()
         broken = raw(RUNTIME, "broken", {"name": "broken", "gone": 1})
-        overlay.update(stored(broken, runtime()))
+        follow(overlay, stored(broken, runtime()))
 
         assert set(overlay.over({}, EVERYONE)[RUNTIME]) == {"rt"}
         assert "gone" in overlay.left_out[broken.key]
@@ -134,9 +165,9 @@ class TestMerging:
         """O-01: the assignment's version folds the cluster's in."""
         overlay = Overlay()
         assignment = raw(ENDPOINT, "shared", {"cluster_name": "shared"})
-        overlay.update(stored(cluster("legacy", service_name="shared"), assignment))
+        follow(overlay, stored(cluster("legacy", service_name="shared"), assignment))
         before = overlay.over({}, EVERYONE)[ENDPOINT]["shared"]
-        overlay.update(stored(cluster("legacy", "2s", service_name="shared"), assignment))
+        follow(overlay, stored(cluster("legacy", "2s", service_name="shared"), assignment))
         after = overlay.over({}, EVERYONE)[ENDPOINT]["shared"]
 
         assert before.body == after.body
@@ -147,7 +178,7 @@ class TestVirtualHosts:
     def test_each_domain_is_found_under_its_own_name(self) -> None:
         """V-01: Envoy asks by domain and keeps and removes virtual hosts by the name inside."""
         overlay = Overlay()
-        overlay.update(stored(raw(VIRTUAL_HOST, "r1/shop", {"name": "shop", "domains": ["a.example", "b.example"]})))
+        follow(overlay, stored(raw(VIRTUAL_HOST, "r1/shop", {"name": "shop", "domains": ["a.example", "b.example"]})))
         hosts = overlay.over({}, EVERYONE)[VIRTUAL_HOST]
 
         assert {name: host.aliases for name, host in hosts.items()} == {
@@ -159,7 +190,7 @@ class TestVirtualHosts:
     def test_a_domain_of_two_is_the_first_ones_and_the_other_says_so(self) -> None:
         overlay = Overlay()
         second = raw(VIRTUAL_HOST, "r1/b", {"name": "b", "domains": ["x.example"]})
-        overlay.update(stored(raw(VIRTUAL_HOST, "r1/a", {"name": "a", "domains": ["x.example"]}), second))
+        follow(overlay, stored(raw(VIRTUAL_HOST, "r1/a", {"name": "a", "domains": ["x.example"]}), second))
 
         assert set(overlay.over({}, EVERYONE)[VIRTUAL_HOST]) == {"r1/x.example"}
         assert "r1/x.example" in overlay.left_out[second.key]

@@ -12,6 +12,7 @@ from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
 from controlplane.model import DeleteResource, Event, PutResource, RawResource, Synced
 from controlplane.publish import Publisher
+from controlplane.raw.reading import Reading, read
 from xds.cache import SnapshotCache
 from xds.types import CLUSTER, SECRET, Node, Snapshot
 
@@ -30,7 +31,7 @@ def secret(text: str = "old", *clusters: str) -> PutResource:
 class World:
     """Run a publisher, keep each node in its group as the server does, and see what it is told."""
 
-    def __init__(self, *events: Event) -> None:
+    def __init__(self, *events: Event, debounce: Debounce) -> None:
         self.live = LiveCatalog(epoch="e", call_later=lambda _delay, _callback: None)
         for event in (Synced(registry="memory"), *events):
             self.live.apply(event)
@@ -45,7 +46,7 @@ class World:
             gateway_port=10000,
             observer=self,
             clock=time.monotonic,
-            debounce=Debounce(quiet_s=0.001, ceiling_s=0.005),
+            debounce=debounce,
             regroup=self._regroup,
         )
 
@@ -72,8 +73,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(*events: Event) -> AsyncIterator[World]:
-    made = World(*events)
+async def world(*events: Event, quiet_s: float = 0.001) -> AsyncIterator[World]:
+    made = World(*events, debounce=Debounce(quiet_s=quiet_s, ceiling_s=5 * quiet_s))
     ready = asyncio.Event()
 
     async def at_once() -> None:
@@ -138,15 +139,65 @@ async def test_a_limit_that_is_put_on_later_takes_the_secret_from_the_others() -
         assert "s" in it.seen_by(EDGE).of_type(SECRET)
 
 
+WEB = RawResource(
+    type_url=CLUSTER,
+    name="web",
+    body='{"name":"web","type":"STATIC","load_assignment":{"cluster_name":"web"},'
+    '"connect_timeout":"7s","alt_stat_name":"raw"}',
+)
+
+
 async def test_a_service_of_the_name_wins_as_soon_as_it_is_registered() -> None:
-    body = (
-        '{"name":"web","type":"STATIC","load_assignment":{"cluster_name":"web"},'
-        '"connect_timeout":"7s","alt_stat_name":"raw"}'
-    )
-    mine = RawResource(type_url=CLUSTER, name="web", body=body)
-    async with world(PutResource(resource=mine, registry="memory")) as it:
+    async with world(PutResource(resource=WEB, registry="memory")) as it:
         assert b"raw" in it.seen_by(EDGE).of_type(CLUSTER)["web"].body
         await it.apply(put("web"))
 
         assert b"raw" not in it.seen_by(EDGE).of_type(CLUSTER)["web"].body
-        assert mine.key in it.publisher.left_out
+        assert WEB.key in it.publisher.left_out
+
+
+async def test_a_name_changes_hands_when_the_service_is_there_to_have_it() -> None:
+    """Make before break: endpoints go out at once, clusters wait, and the name has an owner all the time."""
+    async with world(put("api"), PutResource(resource=WEB, registry="memory"), quiet_s=60) as it:
+        it.live.apply(put("web"))
+        await it.apply(put("api", "api-2", host="10.0.0.2"))
+
+        assert it.reasons[-1] == "endpoints"
+        assert b"raw" in it.seen_by(EDGE).of_type(CLUSTER)["web"].body
+
+
+async def test_a_change_of_endpoints_looks_at_no_raw_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    async with world(put("api"), secret()) as it:
+        monkeypatch.setattr("controlplane.raw.overlay.owner", lambda _has_cluster, key: asked.append(key))
+        await it.apply(put("api", "api-2", host="10.0.0.2"))
+        assert it.reasons[-1] == "endpoints"
+        assert asked == []
+
+        await it.apply(secret("new"))
+        assert asked != []
+
+
+async def test_a_snapshot_that_lacks_a_raw_resource_does_not_claim_its_revision() -> None:
+    """Law 10: a group that is made while a write waits for its turn is at the revision before."""
+    async with world(put("api"), quiet_s=60) as it:
+        before = it.live.revision
+        it.live.apply(secret())
+        seen = it.seen_by(Node(id="edge-2", cluster="edge", metadata={"gateway_port": 12345}))
+
+        assert len(seen.of_type(SECRET)) == 0
+        assert seen.revision == before
+
+
+async def test_a_fault_of_ours_in_one_resource_stops_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 15: it is left out alone and told; what it quotes may be secret and is not."""
+
+    def faulty(type_url: str, document: dict[str, object]) -> Reading:
+        if type_url == SECRET:
+            raise ZeroDivisionError("hush")
+        return read(type_url, document)
+
+    monkeypatch.setattr("controlplane.raw.compile.read", faulty)
+    async with world(put("api"), secret(), PutResource(resource=WEB, registry="memory")) as it:
+        assert set(it.seen_by(EDGE).of_type(CLUSTER)) == {"api", "web"}
+        assert it.publisher.left_out == {secret().resource.key: "internal error: ZeroDivisionError"}

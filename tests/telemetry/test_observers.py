@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from controlplane.live import LiveCatalog
 from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.observers import StreamObserver
-from xds.messages import Nacked, Subscribed
+from xds.messages import Nacked, Sent, Subscribed
 from xds.status import Status, StreamInfo
 from xds.types import CLUSTER, SECRET, Node
 
@@ -63,3 +63,27 @@ def test_a_refusal_of_a_secret_does_not_log_the_secret() -> None:
     (line,) = refused(SECRET, 'value: private_key { inline_string: "hush" }', "key")
 
     assert "hush" not in str(line)
+
+
+def test_f_01_a_response_that_a_grpc_client_may_not_take_is_counted_and_said() -> None:
+    metrics = Metrics(LiveCatalog(epoch="e", call_later=lambda *_: None), version="1")
+    observer = StreamObserver(Status(clock=lambda: 1.0), metrics)
+    with capture_logs() as lines:
+        for size_bytes in (4 * 1024 * 1024, 4 * 1024 * 1024 + 1):
+            observer.on_event(
+                INFO,
+                Sent(
+                    type_url=CLUSTER,
+                    version="v",
+                    nonce="1",
+                    revision="e.1",
+                    resources=9,
+                    removed=0,
+                    size_bytes=size_bytes,
+                ),
+            )
+    exposition = metrics.exposition()[0].decode()
+
+    assert 'xds_oversized_responses_total{type="CDS"} 1.0' in exposition
+    assert 'xds_responses_total{type="CDS"} 2.0' in exposition
+    assert [line["size_bytes"] for line in lines if line["event"] == "xds.oversized"] == [4 * 1024 * 1024 + 1]

@@ -306,6 +306,20 @@ async def test_q_03_a_secret_is_told_by_its_version_and_never_by_its_content(it:
         assert "withheld" in key.error_state.details
 
 
+async def test_q_03_a_private_key_that_stands_inline_in_another_type_is_not_told_either(it: Running) -> None:
+    it.cache.set("all", snapshot("r.1", web="web", inline="-----BEGIN RSA PRIVATE KEY-----"))
+    async with XdsClient(it.port) as client:
+        stream = client.ads(node=EDGE)
+        await stream.subscribe(CLUSTER)
+        await stream.ack(await stream.expect(CLUSTER))
+        await it.heard.of(Acked)
+        found = await it.operator.of()
+
+        assert found["web"].xds_config is not None
+        assert found["inline"].xds_config is None
+        assert found["inline"].version_info != ""
+
+
 async def test_q_01_a_client_is_described_as_it_told_itself_and_the_old_form_stays_empty(it: Running) -> None:
     async with XdsClient(it.port) as client:
         stream = client.ads(node=EDGE)

@@ -3,14 +3,15 @@
 The notation is explained in `tests/xds/transcript.py`. Silence where a response is not written is part of each.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from tests.xds.transcript import Replay
 from xds.cache import changes_between
 from xds.held import Held
-from xds.protocol import Acked, Closed, DeltaRequest, SotwRequest, Stream
+from xds.protocol import Acked, Closed, DeltaRequest, Error, Nacked, Request, SotwRequest, Stream
 from xds.subscription import culprit_in, named_in
 from xds.types import CLUSTER, ENDPOINT, Resource, ResourceSet, Snapshot
 
@@ -735,6 +736,36 @@ DELTA = {
         = offer CDS a@2
         < CDS [a@2] nonce=2
     """,
+    "D-12 a suspect is tried although another of its half changed, and was refused in another batch": """
+        = delta
+        = offer CDS a@1 b@1 c@1
+        > CDS
+        < CDS [a@1 b@1 c@1] nonce=1
+        = offer CDS b@2 x@1
+        > CDS nack 1 no
+        < CDS [b@2 x@1] nonce=2
+        > CDS nack 2 no
+        < CDS [a@1] nonce=3
+        > CDS ack 3
+        < CDS [c@1] nonce=4
+        > CDS ack 4
+        < CDS [b@2] nonce=5
+        > CDS nack 5 no
+        < CDS [x@1] nonce=6
+        > CDS ack 6
+    """,
+    "D-10 a wildcard in both lists is taken up anew": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        > CDS +* -*
+        < CDS [a@1 b@1] nonce=2
+        > CDS ack 2
+        = offer CDS -a
+        < CDS [] -a nonce=3
+    """,
     "D-12 a refused batch is halved until the bad one stands alone": """
         = delta
         = offer CDS a@1 b@1 c@1 d@1
@@ -752,6 +783,27 @@ DELTA = {
         = offer CDS b@2
         < CDS [b@2] nonce=6
         > CDS ack 6
+    """,
+    "D-12 a type that changes without end does not keep suspects away": """
+        = delta
+        = offer EDS a@1 b@1 x@1
+        > EDS +a +b +x
+        < EDS [a@1 b@1 x@1] nonce=1
+        = offer EDS x@2
+        > EDS nack 1 no
+        < EDS [x@2] nonce=2
+        = offer EDS x@3
+        > EDS ack 2
+        < EDS [a@1] nonce=3
+        = offer EDS x@4
+        > EDS ack 3
+        < EDS [x@4] nonce=4
+        = offer EDS x@5
+        > EDS ack 4
+        < EDS [b@1] nonce=5
+        > EDS nack 5 no
+        < EDS [x@5] nonce=6
+        > EDS ack 6
     """,
     "D-12 where the client names the culprit the others go first": """
         = delta
@@ -1017,6 +1069,20 @@ def test_an_error_has_a_culprit_where_it_says_so(message: str, culprit: str | No
     assert culprit_in(message, {"ads", "bad", "bad-2", "name", "nested", "type", ""}) == culprit
 
 
+@pytest.mark.parametrize("said", ["resource index 0: ", "Error adding/updating cluster(s) ", "service-"])
+def test_an_error_of_megabytes_is_not_searched_for_each_of_a_thousand_names(said: str) -> None:
+    stream = Stream(delta=True)
+    stream.receive(DeltaRequest(type_url=CLUSTER))
+    stream.offer(Snapshot({CLUSTER: ResourceSet(Resource.of(f"service-{n}", b"1") for n in range(1000))}))
+    (response,) = stream.responses()
+    start = time.process_time()
+    error = Error(13, said * (4_000_000 // len(said)))
+    (event,) = stream.receive(DeltaRequest(type_url=CLUSTER, nonce=response.nonce, error=error))
+
+    assert isinstance(event, Nacked)
+    assert time.process_time() - start < 0.5
+
+
 @pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
 def test_f_01_a_large_answer_comes_in_parts_and_a_change_between_them_is_not_lost(delta: bool) -> None:
     stream = Stream(delta=delta, max_response_bytes=10_000)
@@ -1097,6 +1163,46 @@ def test_a_closed_stream_names_what_was_unanswered_and_forgets() -> None:
     assert stream.unanswered() == {CLUSTER: "1"}
     assert stream.close() == [Closed(unanswered=(CLUSTER,))]
     assert not stream.subscriptions
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sotw", "delta"])
+def test_w_11_names_that_do_not_exist_are_answered_for_in_parts(delta: bool) -> None:
+    names = frozenset(f"name-{number}" for number in range(10_000))
+    stream = Stream(delta=delta, max_response_bytes=500_000)
+    stream.offer(Snapshot({ENDPOINT: ResourceSet([Resource.of("a", b"1")])}))
+    first: Request = SotwRequest(type_url=ENDPOINT, names=names)
+    stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=names) if delta else first)
+    told: list[str] = []
+    while (response := next(stream.responses(), None)) is not None:
+        part = [*(one.name for one in response.resources), *response.removed]
+
+        assert 2 * sum(map(len, part)) + 128 * len(part) <= 500_000
+        told += part
+        ack = DeltaRequest(type_url=ENDPOINT, nonce=response.nonce)
+        again = SotwRequest(type_url=ENDPOINT, names=names, version=response.version, nonce=response.nonce)
+        stream.receive(ack if delta else again)
+
+    assert sorted(told) == sorted(names)
+
+
+def test_to_ask_in_vain_costs_the_same_however_many_clusters_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    clusters = ResourceSet(Resource.of(f"c{n}", b"1", refs=[(ENDPOINT, f"c{n}")]) for n in range(1000))
+    stream = Stream(delta=True)
+    stream.offer(Snapshot({CLUSTER: clusters}))
+    stream.receive(DeltaRequest(type_url=CLUSTER))
+    stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=("nobody",)))
+    for response in list(stream.responses()):
+        stream.receive(DeltaRequest(type_url=response.type_url, nonce=response.nonce))
+
+    def walked(found: Mapping[str, Resource]) -> Iterator[str]:
+        raise AssertionError(f"all of {found} is looked at")
+
+    for owner in (Held, ResourceSet):
+        monkeypatch.setattr(owner, "__iter__", walked)
+    stream.receive(DeltaRequest(type_url=ENDPOINT, subscribe=("nobody",)))
+    (response,) = stream.responses()
+
+    assert response.removed == ("nobody",)
 
 
 def test_an_ack_costs_the_same_however_much_a_client_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,22 @@ from dataclasses import replace
 import pytest
 
 from xds.history import Changes, safe_words
-from xds.protocol import Acked, Closed, Ignored, Nacked, Outdated, Regrouped, Sent, Subscribed
-from xds.standing import Standing
+from xds.protocol import (
+    Acked,
+    Closed,
+    DeltaRequest,
+    Error,
+    Ignored,
+    Nacked,
+    Outdated,
+    Regrouped,
+    Sent,
+    Stream,
+    Subscribed,
+)
+from xds.standing import Standing, standing
 from xds.status import State, Status, StreamInfo
-from xds.types import CLUSTER, ENDPOINT, SECRET, Node, Resource
+from xds.types import CLUSTER, ENDPOINT, SECRET, Node, Resource, ResourceSet, Snapshot
 
 pytestmark = pytest.mark.unit
 
@@ -23,6 +35,7 @@ def info(number: int = 1, node_id: str = "edge-1", *, settled: bool = True) -> S
         peer="ipv4:127.0.0.1:1",
         delta=True,
         type_url="",
+        names=lambda _url: list("abcd"),
         held=lambda url: {"a": A} if url == CLUSTER else {},
         settled=lambda _url: settled,
     )
@@ -193,6 +206,39 @@ def test_a_proxy_that_moves_to_another_group_is_shown_there() -> None:
     assert CLUSTER in proxy.types
 
 
+def test_while_a_refused_batch_is_split_the_type_stays_refused_and_so_does_each_suspect() -> None:
+    clock = Clock()
+    status, stream = Status(clock=clock), Stream(delta=True)
+    target = ResourceSet(Resource.of(name, b"1") for name in "abcd")
+
+    def standing_of(url: str, name: str) -> Standing:
+        return standing(stream.subscriptions[url], target, name)
+
+    it = replace(info(), settled=lambda url: stream.subscriptions[url].settled, standing=standing_of)
+
+    def hear(request: DeltaRequest) -> None:
+        clock.now += 10
+        for event in stream.receive(request):
+            status.on_event(it, event)
+        for said in stream.responses():
+            status.on_event(it, sent(said.nonce))
+
+    stream.offer(Snapshot({CLUSTER: target}))
+    hear(DeltaRequest(type_url=CLUSTER))
+    states = []
+    for refuses in (True, False, True, False, True):  # a b c d, a b, c d, c, d
+        error = Error(13, "kaputt") if refuses else None
+        hear(DeltaRequest(type_url=CLUSTER, nonce=stream.subscriptions[CLUSTER].nonce, error=error))
+        states.append(state(status))
+    (refused,) = [each for each in status.resources("edge-1", CLUSTER) if each.refusal is not None]
+
+    assert states == [State.ERROR] * 5
+    assert refused.standing.name == "d"
+    assert refused.refusal is not None
+    assert (refused.refusal.since, refused.refusal.at) == (120.0, 160.0)
+    assert status.tally().refused == {CLUSTER: 1}
+
+
 def refusing(number: int) -> StreamInfo:
     """Be a stream that holds `a` and refuses what it was told of it since."""
 
@@ -231,10 +277,16 @@ def test_what_changed_lately_is_dated_exactly_and_what_changed_before_by_a_bound
     assert (at("a"), at("b"), at("old-1")) == (3.0, 2.0, 1.0)
 
 
-def test_a_refusal_of_a_secret_is_not_repeated_where_it_may_quote_the_secret() -> None:
+@pytest.mark.parametrize("type_url", [SECRET, CLUSTER], ids=["a secret", "a cluster with its key inline"])
+def test_a_refusal_is_not_repeated_where_it_may_quote_a_private_key(type_url: str) -> None:
     said = 'Proto constraint validation failed: private_key { inline_string: "hush" }'
 
-    assert "hush" not in safe_words(SECRET, said)
-    assert safe_words(SECRET, said).startswith("Proto constraint validation failed")
+    assert "hush" not in safe_words(type_url, said)
+    assert safe_words(type_url, said).startswith("Proto constraint validation failed")
+
+
+def test_a_refusal_is_repeated_in_full_otherwise_up_to_a_bound() -> None:
+    said = 'Failed to load private key from <inline>, body { inline_string: "a" }'
+
     assert safe_words(CLUSTER, said) == said
     assert len(safe_words(CLUSTER, "x" * 100_000)) < 10_000

@@ -20,10 +20,12 @@ from envoy_data_plane.google.protobuf import ListValue, NullValue, Struct, Value
 from envoy_data_plane.google.rpc import Status
 from envoy_data_plane.xds.core.v3 import ContextParams
 
-from xds import wire
+from xds import requests
 from xds.protocol import DeltaRequest, Error, Response, SotwRequest
+from xds.requests import NamesPool, RequestReader
+from xds.responses import ResponseWriter
 from xds.types import CLUSTER, ENDPOINT, Resource
-from xds.wire import NamesPool, RequestReader, ResponseWriter, WireError
+from xds.wire import WireError
 
 pytestmark = pytest.mark.unit
 
@@ -129,13 +131,13 @@ def test_delta_requests_are_read_as_their_message_says(message: DeltaDiscoveryRe
 def names_parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Note every list of names that is really parsed."""
     parsed: list[bytes] = []
-    real = wire.parse_names
+    real = requests.parse_names
 
     def noting(raw: bytes) -> frozenset[str]:
         parsed.append(raw)
         return real(raw)
 
-    monkeypatch.setattr(wire, "parse_names", noting)
+    monkeypatch.setattr(requests, "parse_names", noting)
     return parsed
 
 

@@ -32,9 +32,14 @@ REQUIRED: frozenset[str] = frozenset().union(
 """Every item of the sections that this suite is about."""
 
 _SERVER = "tests/xds/test_server.py"
+_LIFE = "tests/xds/test_life_of_streams.py"
 ELSEWHERE: Mapping[str, str] = MappingProxyType(
     {
         "T-09": f"{_SERVER}::test_t_09_keepalive_pings_of_a_client_are_tolerated",
+        "T-10": f"{_LIFE}::test_t_10_a_client_behind_a_dead_connection_is_noticed_and_forgotten",
+        "R-11": "tests/xds/test_bad_clients.py"
+        "::test_r_11_three_hundred_clients_that_come_at_once_are_all_served_and_starve_nobody",
+        "R-12": f"{_LIFE}::test_r_12_a_stream_ends_well_at_its_age_and_the_next_one_is_on_another_connection",
         "R-13": f"{_SERVER}::test_t_12_r_13_draining_ends_streams_that_were_answered_and_refuses_new_ones",
         "F-03": f"{_SERVER}::test_f_03_forty_thousand_names_in_one_request_are_taken",
         "F-04": f"{_SERVER}::test_f_04_a_client_that_reads_nothing_costs_a_bounded_amount_and_nobody_else",
@@ -46,11 +51,8 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
 
 WITHOUT: Mapping[str, str] = MappingProxyType(
     {
-        "T-10": "keepalive of the server finds a dead peer; needs a connection that swallows packets",
         "N-06": "this version has no transport identity: no TLS on its ports",
         "R-10": "the only registry is in this process and cannot be lost",
-        "R-11": "thousands of clients at once are the benchmarks'",
-        "R-12": "streams have no greatest age",
         "C-13": "no server-side listeners are served to gRPC",
         "C-15": "versions of Envoy are held by the end-to-end suite, against real ones",
         "L-02": "no TTL is ever set, so there is no heartbeat (L-01)",
