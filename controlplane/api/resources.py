@@ -42,9 +42,9 @@ from controlplane.catalog import RawEntry
 from controlplane.model import RawResource, ResourceKey
 from controlplane.raw.compile import Compiled
 from controlplane.raw.overlay import dangling, holders, lost, owner
-from controlplane.raw.reading import Unreadable
+from controlplane.raw.reading import MAX_DEPTH, Unreadable
 from controlplane.raw.references import Reference
-from controlplane.translate.redaction import REDACTED, redacted
+from controlplane.translate.redaction import REDACTED, hidden_places, redacted
 from xds.typenames import WORDS, message_name, type_url_of
 from xds.types import VIRTUAL_HOST
 
@@ -270,11 +270,13 @@ def _raw(key: ResourceKey, body: dict[str, Any], query: Mapping[str, frozenset[s
     for name, nodes in limits.items():
         if len(nodes) > _MAX_NODES or any(len(node) > 253 for node in nodes):
             faults.append(Fault(parameter=name, detail=f"expected at most {_MAX_NODES} names of 253 characters"))
-    text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
+    try:
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:  # it writes fewer levels than it reads
+        raise invalid([Fault(pointer="#", detail=f"nested more than {MAX_DEPTH} deep")]) from None
     if f'"{REDACTED}"' in text:
-        faults.append(
-            Fault(pointer="#", detail=f"{REDACTED!r} stands where an answer hid something; send the real one")
-        )
+        detail = f"{REDACTED!r} stands where an answer hid something; send the real one"
+        faults.extend(Fault(pointer=pointer(*place), detail=detail) for place in hidden_places(body))
     if faults:
         raise invalid(faults)
     return RawResource(type_url=key.type_url, name=key.name, body=text, **limits)

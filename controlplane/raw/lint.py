@@ -26,6 +26,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManager,
     HttpFilter,
 )
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 
 from controlplane.raw.reading import Part, Path, RawFault
@@ -45,6 +46,7 @@ _LITERAL = re.compile(r"\\[^A-Za-z1-9]|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
 _MATCHERS = ("prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix", "path_match_policy")
 _ACTIONS = ("route", "redirect", "direct_response", "filter_action", "non_forwarding_action")
+_SECRETS = ("tls_certificate", "session_ticket_keys", "validation_context", "generic_secret")
 _CONTENTS = ("filename", "inline_bytes", "inline_string", "environment_variable")
 _SOURCES = ("path", "path_config_source", "api_config_source", "ads", "self")
 _ADS = '{"ads": {}, "resource_api_version": "V3"}'
@@ -283,6 +285,11 @@ def _scope(scope: ScopedRouteConfiguration) -> Iterator[tuple[Path, str]]:
         yield (), "exactly one of route_configuration_name and route_configuration is required"
 
 
+def _secret(secret: Secret) -> Iterator[tuple[Path, str]]:
+    if all(getattr(secret, name) is None for name in _SECRETS):
+        yield (), f"one of {', '.join(_SECRETS)} is required"
+
+
 def _data_source(source: DataSource) -> Iterator[tuple[Path, str]]:
     if all(getattr(source, name) is None for name in _CONTENTS):
         yield (), f"required: one of {', '.join(_CONTENTS)}"
@@ -311,6 +318,7 @@ _CHECKS: Final[Mapping[type[Message], tuple[Check, ...]]] = {
     WeightedCluster: (_weighted,),
     RegexMatcher: (_regex,),
     ScopedRouteConfiguration: (_scope,),
+    Secret: (_secret,),
     ConfigSource: (_config_source,),
     DataSource: (_data_source,),
 }

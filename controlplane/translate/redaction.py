@@ -1,6 +1,6 @@
 """Hide what is private in a resource's JSON: keys, passwords and tokens never leave the control plane but by xDS."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 REDACTED: Final = "[redacted]"
@@ -61,6 +61,18 @@ def redacted(document: Any) -> Any:
     if isinstance(document, str) and PRIVATE_KEY in document:
         return REDACTED
     return document
+
+
+def hidden_places(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Tell where a document has the mark of something hidden instead of the thing itself."""
+    if document == REDACTED:
+        yield path
+    elif isinstance(document, Mapping):
+        for name, each in document.items():
+            yield from hidden_places(each, (*path, name))
+    elif isinstance(document, list):
+        for index, each in enumerate(document):
+            yield from hidden_places(each, (*path, index))
 
 
 def _names_private_header(document: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """A service that registers itself, keeps its lease alive and deregisters when it stops.
 
-python examples/self_registering_service/main.py --name greeter [--id greeter-1] [--control-plane URL]
+python examples/self_registering_service/main.py --name hello [--id hello-1] [--control-plane URL]
 """
 
 import argparse
@@ -86,7 +86,7 @@ async def stay_registered(client: aiohttp.ClientSession, where: str, instance: d
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", default="greeter")
+    parser.add_argument("--name", default="hello")
     parser.add_argument("--id")
     parser.add_argument("--control-plane", default="http://127.0.0.1:8090")
     arguments = parser.parse_args()
