@@ -428,6 +428,8 @@ class Stream:
         while sub.suspects:
             batch = sub.suspects.pop(0)
             same = [name for name in batch if sub.wants(name) and sub.still(name, batch[name], target)]
+            # What changed since, and was not told yet, may become again what it was.
+            sub.repeat.update(name for name in batch if name not in same and sub.was_told(name, batch[name]))
             if same:
                 return {name: target.get(name) or (sub.kind.absent(name) if batch[name] else None) for name in same}
         return {}
