@@ -513,8 +513,7 @@ class Stream:
         whole = target if sub.wildcard else self._named(sub, target)
         if not as_held:
             return whole
-        present = [sub.held[name] for name in as_held if name in sub.held]
-        return whole.replacing(present, [name for name in as_held if name not in sub.held])
+        return whole.but({name: sub.held.get(name) for name in as_held})
 
     @staticmethod
     def _named(sub: Subscription, target: ResourceSet) -> ResourceSet:

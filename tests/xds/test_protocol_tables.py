@@ -1227,6 +1227,28 @@ def test_w_11_names_that_do_not_exist_are_answered_for_in_parts(delta: bool) -> 
     assert sorted(told) == sorted(names)
 
 
+def test_clients_that_refuse_alike_are_told_the_rest_in_one_object() -> None:
+    good = ResourceSet(Resource.of(name, b"1") for name in "abc")
+    bad = good.replacing([Resource.of("a", b"bad")])
+    told = []
+    for _ in range(2):
+        stream = Stream(delta=False)
+        stream.receive(SotwRequest(type_url=CLUSTER))
+        for served in (good, bad):
+            stream.offer(Snapshot({CLUSTER: served}))
+            (response,) = stream.responses()
+            error = Error(13, "no") if served is bad else None
+            stream.receive(SotwRequest(type_url=CLUSTER, version=response.version, nonce=response.nonce, error=error))
+        told.append(stream)
+    after = Snapshot({CLUSTER: bad.replacing([Resource.of("b", b"2")])})
+    for stream in told:
+        stream.offer(after, {CLUSTER: frozenset("b")})
+    (one,), (other,) = (list(stream.responses()) for stream in told)
+
+    assert [each.body for each in one.resources] == [b"1", b"2", b"1"]
+    assert one.resources is other.resources
+
+
 def test_to_ask_in_vain_costs_the_same_however_many_clusters_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     clusters = ResourceSet(Resource.of(f"c{n}", b"1", refs=[(ENDPOINT, f"c{n}")]) for n in range(1000))
     stream = Stream(delta=True)
