@@ -17,6 +17,7 @@ from xds.types import Node
 _MAX_MATCHERS = 256
 _MAX_DEPTH = 8
 _MAX_REGEX = 256
+_MAX_TEXT = 512  # what an expression is tried on; two repetitions take time by the square of it
 _MAX_REPEATS = 2
 _MAX_CHOICES = 8
 
@@ -128,7 +129,7 @@ def _string(matcher: StringMatcher, where: str) -> _MatchesText:
     if kind == "safe_regex":
         # Envoy ignores ignore_case here, too.
         whole = _regex(chosen.regex, f"{where}.safe_regex.regex")
-        return lambda text: whole.fullmatch(text) is not None
+        return lambda text: len(text) <= _MAX_TEXT and whole.fullmatch(text) is not None
     if kind not in ("exact", "prefix", "suffix", "contains"):
         raise MatcherError(f"{where}: set exact, prefix, suffix, contains or safe_regex")
     sought = str(chosen).lower() if matcher.ignore_case else str(chosen)
@@ -150,8 +151,9 @@ def _string(matcher: StringMatcher, where: str) -> _MatchesText:
 def _regex(pattern: str, where: str) -> re.Pattern[str]:
     """Compile an expression that both RE2 and Python read alike, and that Python matches in bounded time.
 
-    RE2 takes linear time for everything; Python's engine goes back and forth. So no group is repeated, and of
-    repetitions and of choices there are few. Escaped characters count as well: that errs on the safe side.
+    RE2 takes linear time for everything; Python's engine goes back and forth. So no group is repeated, of repetitions
+    and of choices there are few (escaped characters count as well: that errs on the safe side), and no text that is
+    longer than `_MAX_TEXT` matches.
     """
     if not pattern or len(pattern) > _MAX_REGEX:
         raise MatcherError(f"{where}: expected 1 to {_MAX_REGEX} characters, found {len(pattern)}")

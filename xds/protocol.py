@@ -429,6 +429,8 @@ class Stream:
         while sub.suspects:
             batch = sub.suspects.pop(0)
             same = [name for name in batch if sub.wants(name) and sub.still(name, batch[name], target)]
+            # What changed since, and was not told yet, may become again what it was.
+            sub.repeat.update(name for name in batch if name not in same and sub.was_told(name, batch[name]))
             if same:
                 return {name: target.get(name) or (sub.kind.absent(name) if batch[name] else None) for name in same}
         return {}
@@ -512,8 +514,7 @@ class Stream:
         whole = target if sub.wildcard else self._named(sub, target)
         if not as_held:
             return whole
-        present = [sub.held[name] for name in as_held if name in sub.held]
-        return whole.replacing(present, [name for name in as_held if name not in sub.held])
+        return whole.but({name: sub.held.get(name) for name in as_held})
 
     @staticmethod
     def _named(sub: Subscription, target: ResourceSet) -> ResourceSet:

@@ -124,6 +124,10 @@ class _Shape:
         """Say whether a message of the same length is the same but for version and nonce."""
         return all(data.startswith(part, at) for at, part in self._constant)
 
+    def outdates(self, older: "_Shape") -> bool:
+        """Say whether this one asks for other names of the same type: then the older one does not come again."""
+        return self._type_url == older._type_url and self._names is not older._names
+
     def sotw(self, data: bytes) -> SotwRequest:
         """Read an ACK that fits."""
         version = "" if self._version is None else data[slice(*self._version)].decode()
@@ -184,6 +188,8 @@ class RequestReader:
         self._seen = _Seen.of(data, start, end, skipped_from - start, end - skipped_to)
 
     def _remember(self, data: bytes, shape: _Shape) -> None:
+        # A list may have any length: only the newest of a type is kept, which the subscription keeps as well.
+        self._shapes = {size: older for size, older in self._shapes.items() if not shape.outdates(older)}
         if len(self._shapes) >= _MAX_SHAPES and len(data) not in self._shapes:
             del self._shapes[next(iter(self._shapes))]
         self._shapes[len(data)] = shape

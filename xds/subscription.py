@@ -157,13 +157,14 @@ class Subscription:
 
     def edit(self, subscribe: Collection[str], unsubscribe: Collection[str], *, first: bool) -> None:
         """Apply a Delta edit: removals first, so that a name in both lists ends up subscribed and sent (D-10)."""
+        takes_all = self.kind.full and WILDCARD in subscribe and not self._by_name_only
         for name in unsubscribe:
             if name == WILDCARD and self.wildcard:
-                self.wildcard = False
                 self._forget([known for known in self._known() if known not in self.names])
+                self.wildcard = False
             elif name in self.names:
                 self._own_names().discard(name)
-                if self.wildcard:
+                if self.wildcard or takes_all:
                     self.owed.add(name)  # the client cannot know what the wildcard says of it (D-09)
                 else:
                     self._forget((name,))
@@ -172,10 +173,10 @@ class Subscription:
             self.wildcard = not self._by_name_only
         if not subscribe:
             return
-        if WILDCARD in subscribe and self.kind.full:
+        if self.kind.full and WILDCARD in subscribe:
             self._hold_only_named()
             self.answer = True
-            self.wildcard = not self._by_name_only
+            self.wildcard = takes_all
             subscribe = [name for name in subscribe if name != WILDCARD]
         # Whatever it holds by our account, it asks: it may have forgotten (D-06, R-04).
         if not self.names and isinstance(subscribe, frozenset):
@@ -254,6 +255,10 @@ class Subscription:
             if name in self.pending.kept:
                 return self.held.get(name)
         return self.doubt[name] if name in self.doubt else self.held.get(name)
+
+    def was_told(self, name: str, version: str) -> bool:
+        """Say whether a version is what the client was told last of a name."""
+        return self.wants(name) and _version(self.last_told(name)) == version
 
     def was_told_absence(self, name: str) -> bool:
         """Say whether the client was told last that a name does not exist."""

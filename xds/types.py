@@ -74,7 +74,7 @@ class ResourceSet(Mapping[str, Resource]):
     the change rather than to the set.
     """
 
-    __slots__ = ("_by_name", "_ordered", "_refs", "_selected", "_size", "_step", "_sum", "_token", "_version")
+    __slots__ = ("_but", "_by_name", "_ordered", "_refs", "_selected", "_size", "_step", "_sum", "_token", "_version")
 
     def __init__(self, resources: Iterable[Resource] = ()) -> None:
         self._by_name: dict[str, Resource] = {}
@@ -82,6 +82,7 @@ class ResourceSet(Mapping[str, Resource]):
         self._refs: frozenset[tuple[str, str]] | None = None
         self._size: int | None = None
         self._selected: tuple[frozenset[str], ResourceSet | None] | None = None
+        self._but: tuple[Mapping[str, Resource | None], ResourceSet] | None = None
         self._sum = 0
         self._version = ""
         self._token = object()
@@ -116,6 +117,7 @@ class ResourceSet(Mapping[str, Resource]):
         new._refs = None
         new._size = None
         new._selected = None
+        new._but = None
         new._sum = total & _SET_MASK
         new._version = ""
         new._token = object()
@@ -142,6 +144,16 @@ class ResourceSet(Mapping[str, Resource]):
             complete = names <= self._by_name.keys()
             self._selected = names, ResourceSet(self._by_name[name] for name in names) if complete else None
         return self._selected[1]
+
+    def but(self, said: Mapping[str, Resource | None]) -> "ResourceSet":
+        """Return the set that says otherwise of some names, or nothing; the same object to all who ask alike in turn.
+
+        Only the last is remembered: a thousand clients that refuse one bad resource all keep its last good version.
+        """
+        if self._but is None or self._but[0] != said:
+            changed = [one for one in said.values() if one is not None]
+            self._but = said, self.replacing(changed, [name for name, one in said.items() if one is None])
+        return self._but[1]
 
     @property
     def refs(self) -> frozenset[tuple[str, str]]:

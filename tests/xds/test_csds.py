@@ -37,10 +37,11 @@ from envoy_data_plane.google import protobuf
 from tests.xds.client import XdsClient
 from xds.cache import SnapshotCache
 from xds.csds import MAX_REQUEST_BYTES, SERVICE, ClientStatus
+from xds.matching import any_node
 from xds.protocol import Acked, Closed, Event, Ignored, Nacked
 from xds.server import StreamInfo, XdsServer
 from xds.status import Status
-from xds.types import CLUSTER, SECRET, Resource, ResourceSet, Snapshot
+from xds.types import CLUSTER, SECRET, Node, Resource, ResourceSet, Snapshot
 
 pytestmark = pytest.mark.integration
 
@@ -462,6 +463,13 @@ async def test_a_bad_request_ends_a_stream_with_the_reason(it: Running) -> None:
 
 def regex(pattern: str) -> NodeMatcher:
     return NodeMatcher(node_id=StringMatcher(safe_regex=RegexMatcher(regex=pattern)))
+
+
+def test_an_expression_is_not_tried_on_a_text_of_any_length() -> None:
+    matches = any_node([regex("a*a*b")])
+
+    assert matches(Node(id="a" * 100 + "b"))
+    assert not matches(Node(id="a" * 1_000_000))  # half an hour
 
 
 def deep() -> ValueMatcher:

@@ -754,6 +754,30 @@ DELTA = {
         < CDS [x@1] nonce=6
         > CDS ack 6
     """,
+    "D-08 what was about to be removed is no matter to a client that drops the wildcard": """
+        = delta
+        = offer CDS a@1 b@1
+        > CDS +* +b
+        < CDS [a@1 b@1] nonce=1
+        > CDS ack 1
+        = offer CDS -a b@2
+        < CDS [b@2] nonce=2
+        > CDS -*
+        > CDS ack 2
+    """,
+    "D-09 a name that is dropped as the wildcard is taken up is answered": """
+        = delta CDS
+        = offer CDS a@1 b@1
+        > CDS +a
+        < CDS [a@1] nonce=1
+        > CDS ack 1
+        > CDS +x
+        < CDS [] -x nonce=2
+        > CDS +* -a
+        = offer CDS -a
+        > CDS ack 2
+        < CDS [b@1] -a nonce=3
+    """,
     "D-10 a wildcard in both lists is taken up anew": """
         = delta
         = offer CDS a@1 b@1
@@ -804,6 +828,24 @@ DELTA = {
         > EDS nack 5 no
         < EDS [x@5] nonce=6
         > EDS ack 6
+    """,
+    "D-12 a suspect that changed and is again what it was is not forgotten": """
+        = delta CDS
+        = offer CDS a@1 b@1 c@1 d@1 x@1
+        > CDS
+        < CDS [a@1 b@1 c@1 d@1 x@1] nonce=1
+        > CDS ack 1
+        = offer CDS a@2 -b c@2 d@2
+        < CDS [a@2 c@2 d@2] -b nonce=2
+        = offer CDS x@2
+        > CDS nack 2 no
+        < CDS [x@2] nonce=3
+        = offer CDS b@1
+        > CDS ack 3
+        < CDS [a@2] nonce=4
+        = offer CDS -b
+        > CDS ack 4
+        < CDS [c@2 d@2] -b nonce=5
     """,
     "D-12 where the client names the culprit the others go first": """
         = delta
@@ -1183,6 +1225,28 @@ def test_w_11_names_that_do_not_exist_are_answered_for_in_parts(delta: bool) -> 
         stream.receive(ack if delta else again)
 
     assert sorted(told) == sorted(names)
+
+
+def test_clients_that_refuse_alike_are_told_the_rest_in_one_object() -> None:
+    good = ResourceSet(Resource.of(name, b"1") for name in "abc")
+    bad = good.replacing([Resource.of("a", b"bad")])
+    told = []
+    for _ in range(2):
+        stream = Stream(delta=False)
+        stream.receive(SotwRequest(type_url=CLUSTER))
+        for served in (good, bad):
+            stream.offer(Snapshot({CLUSTER: served}))
+            (response,) = stream.responses()
+            error = Error(13, "no") if served is bad else None
+            stream.receive(SotwRequest(type_url=CLUSTER, version=response.version, nonce=response.nonce, error=error))
+        told.append(stream)
+    after = Snapshot({CLUSTER: bad.replacing([Resource.of("b", b"2")])})
+    for stream in told:
+        stream.offer(after, {CLUSTER: frozenset("b")})
+    (one,), (other,) = (list(stream.responses()) for stream in told)
+
+    assert [each.body for each in one.resources] == [b"1", b"2", b"1"]
+    assert one.resources is other.resources
 
 
 def test_to_ask_in_vain_costs_the_same_however_many_clusters_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,6 +258,24 @@ def test_types_without_end_are_read_and_not_remembered() -> None:
     assert grown < 50_000, "each would keep a kilobyte"
 
 
+def test_of_the_lists_that_a_client_acknowledges_with_only_the_newest_is_kept() -> None:
+    reader = RequestReader(delta=False)
+
+    def read(names: int) -> None:
+        asked = [f"service-{number}" for number in range(names)]
+        reader.read(bytes(DiscoveryRequest(type_url=ENDPOINT, resource_names=asked, response_nonce="1")))
+
+    read(5_000)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for names in range(5_001, 5_011):
+        read(names)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+
+    assert grown < 1_500_000, "ten would be several megabytes"
+
+
 def test_names_that_are_scattered_over_a_message_are_collected() -> None:
     parts = [
         DiscoveryRequest(resource_names=["a"]),
