@@ -185,11 +185,12 @@ class Stream:
         """Let everything go on without the answer of a type (O-06); it counts all the same if it comes later.
 
         The client is not at fault: some responses are never answered, and Envoy delays answers while clusters
-        warm (S-06, S-12).
+        warm (S-06, S-12). One that never warms must not cost each later change the wait again, so nothing waits for
+        this type any more until the client answers.
         """
         sub = self._subscriptions.get(type_url)
         if sub is not None and sub.pending is not None:
-            sub.pending.released = True
+            sub.pending.released = sub.overdue = True
 
     def close(self) -> list[Event]:
         """End the stream; what it held is forgotten."""
@@ -219,7 +220,7 @@ class Stream:
         if pending is None or request.nonce != pending.nonce:
             spontaneous = request.nonce == sub.nonce or (self._delta and not request.nonce)
             return [] if spontaneous else [Outdated(type_url=request.type_url, nonce=request.nonce)]
-        sub.pending = None
+        sub.pending, sub.overdue = None, False
         about = {"type_url": request.type_url, "version": pending.version, "nonce": pending.nonce}
         about["revision"] = pending.revision
         if request.error is not None:
@@ -494,7 +495,7 @@ class Stream:
             self._owe_children(sub.kind.type_url, changes)
         self._sent += 1
         sub.nonce = str(self._sent)
-        sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since, first)
+        sub.pending = Pending(sub.nonce, version, revision, changes, kept, sub.since, first, released=sub.overdue)
         sub.since = None
         return Response(
             type_url=sub.kind.type_url,

@@ -153,6 +153,7 @@ class _Type:
     outdated: int = 0
     unanswered: bool = False
     failed: bool = False
+    splitting: bool = False
     changes: Changes = field(default_factory=Changes)
     refused: dict[str, Refused] = field(default_factory=dict)
 
@@ -168,15 +169,23 @@ class _Type:
             self.refused = {name: each for name, each in self.refused.items() if name not in dropped}
             self.failed = bool(self.refused)
 
-    def state(self, *, settled: bool) -> State:
-        """Judge by events, and by what the stream owes now: it may have come to owe nothing without a word."""
-        if self.failed:
+    def state(self, info: StreamInfo) -> State:
+        """Judge by events, and by where the stream stands now: it may have come to owe nothing without a word."""
+        if self.failed and self._refuses_still(info):
             return State.ERROR
+        settled = info.settled(self.subscribed.type_url)
         asked = bool(self.subscribed.wildcard or self.subscribed.names)
         if self.sent is None:
             return State.NOT_SENT if asked else State.SYNCED
         behind = self.unanswered or (asked and self.acked is None) or not settled
         return State.STALE if behind else State.SYNCED
+
+    def _refuses_still(self, info: StreamInfo) -> bool:
+        """Say whether anything refused is still what the client is to be told: its author may have taken it back."""
+        if self.splitting or not self.refused:
+            return True
+        standings = (info.standing(self.subscribed.type_url, name) for name in self.refused)
+        return any(each is None or each.state is State.ERROR for each in standings)
 
 
 @dataclass(slots=True)
@@ -226,7 +235,7 @@ class Status:
             case Acked():
                 now = self._clock()
                 seen.acked, seen.acked_at, seen.unanswered = event, now, False
-                seen.failed = event.splitting or bool(event.refused)
+                seen.failed, seen.splitting = event.splitting or bool(event.refused), event.splitting
                 seen.changes.add(now, event.names)
                 if seen.refused and event.splitting:  # what is not acknowledged is not cleared
                     seen.refused = {name: one for name, one in seen.refused.items() if name not in event.names}
@@ -234,6 +243,7 @@ class Status:
                     seen.refused = {name: seen.refused[name] for name in event.refused if name in seen.refused}
             case Nacked():
                 seen.unanswered, seen.failed, seen.nacks = False, True, seen.nacks + 1
+                seen.splitting = event.splitting
                 now = self._clock()
                 seen.nack = Refusal(
                     code=event.code,
@@ -299,7 +309,7 @@ class Status:
         refused: set[tuple[str, str]] = set()
         for stream in list(self._streams.values()):
             for type_url, seen in list(stream.types.items()):
-                clients[type_url, seen.state(settled=stream.info.settled(type_url))] += 1
+                clients[type_url, seen.state(stream.info)] += 1
                 if seen.failed:
                     refused.update((type_url, name) for name in list(seen.refused))
         return Tally(
@@ -344,14 +354,14 @@ def _refused(info: StreamInfo, seen: _Type, event: Nacked, refusal: Refusal) -> 
 
 
 def _stream_status(stream: _Stream) -> StreamStatus:
-    types = {url: _type_status(each, settled=stream.info.settled(url)) for url, each in sorted(stream.types.items())}
+    types = {url: _type_status(each, stream.info) for url, each in sorted(stream.types.items())}
     return StreamStatus(info=stream.info, connected_at=stream.connected_at, types=MappingProxyType(types))
 
 
-def _type_status(seen: _Type, *, settled: bool) -> TypeStatus:
+def _type_status(seen: _Type, info: StreamInfo) -> TypeStatus:
     return TypeStatus(
         type_url=seen.subscribed.type_url,
-        state=seen.state(settled=settled),
+        state=seen.state(info),
         wildcard=seen.subscribed.wildcard,
         names=seen.subscribed.names,
         known=seen.subscribed.known,

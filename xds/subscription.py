@@ -56,6 +56,7 @@ class Subscription:
         "legacy",
         "names",
         "nonce",
+        "overdue",
         "owed",
         "passed_over",
         "pending",
@@ -86,6 +87,7 @@ class Subscription:
         self.suspects: list[_Versions] = []  # Delta: parts of refused batches that are still to be tried
         self.passed_over = False  # the last response told changes although there were suspects
         self.pending: Pending | None = None
+        self.overdue = False  # the client has let an answer wait for too long, and given none since
         self.nonce = ""
         self.since: float | None = None
 

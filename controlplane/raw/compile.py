@@ -116,6 +116,6 @@ def _required(message: betterproto2.Message) -> list[RawFault]:
         case TypedExtensionConfig() if message.typed_config is None:
             return [RawFault(("typed_config",), "required, but missing")]
         case ClusterLoadAssignment():
-            return [RawFault(path, detail) for path, detail in lint.host_names(message)]
+            return [RawFault(*found) for found in (*lint.host_names(message), *lint.unplaced(message))]
         case _:
             return []

@@ -91,6 +91,16 @@ def _cluster(cluster: Cluster) -> Iterator[tuple[Path, str]]:
             yield ("load_assignment",), "a cluster of type LOGICAL_DNS has exactly one endpoint (C-09)"
 
 
+def unplaced(assignment: ClusterLoadAssignment) -> Iterator[tuple[Path, str]]:
+    """Find localities that gRPC would not take, in an assignment of its own: one inside a cluster is not for gRPC."""
+    for index, group in enumerate(assignment.endpoints):
+        if group.locality is None:
+            detail = "required: gRPC refuses an assignment without it; {} will do (C-02)"
+            yield ("endpoints", index, "locality"), detail
+        if group.load_balancing_weight is None:
+            yield ("endpoints", index, "load_balancing_weight"), "required: gRPC ignores a locality without it (C-02)"
+
+
 def host_names(assignment: ClusterLoadAssignment) -> Iterator[tuple[Path, str]]:
     """Find names where nothing resolves them: in an assignment of its own, and in that of a STATIC cluster."""
     for index, group in enumerate(assignment.endpoints):
@@ -145,11 +155,7 @@ def _assignment(assignment: ClusterLoadAssignment) -> Iterator[tuple[Path, str]]
 
 
 def _locality(group: LocalityLbEndpoints) -> Iterator[tuple[Path, str]]:
-    if group.locality is None:
-        yield ("locality",), "required: gRPC refuses an assignment without it; {} will do (C-02)"
-    if group.load_balancing_weight is None:
-        yield ("load_balancing_weight",), "required: gRPC ignores a locality without it (C-02)"
-    elif group.load_balancing_weight < 1:
+    if group.load_balancing_weight is not None and group.load_balancing_weight < 1:
         yield ("load_balancing_weight",), "must be at least 1 (C-01)"
     if group.lb_endpoints and group.leds_cluster_locality_config is not None:
         yield ("leds_cluster_locality_config",), "excludes lb_endpoints (C-08)"

@@ -252,6 +252,15 @@ async def test_a_name_is_taken_where_envoy_resolves_it(edge, kind):
     )
 
 
+@pytest.mark.parametrize("kind", ["STATIC", "STRICT_DNS"])
+async def test_an_assignment_inside_a_cluster_may_be_as_envoy_takes_it(edge, kind):
+    """gRPC's wishes (C-02) are for assignments that gRPC can get."""
+    address = {"socket_address": {"address": "10.0.0.1", "port_value": 80}}
+    inside = {"cluster_name": "c3", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
+
+    await edge.json("PUT", f"{BASE}/clusters/c3", 201, {"name": "c3", "type": kind, "load_assignment": inside})
+
+
 async def test_every_fault_is_named_at_once(edge):
     body = {"name": "legacy", "conect_timeout": "1s", "typ": "EDS", "lb_policy": 77}
 

@@ -453,6 +453,26 @@ SOTW = {
         > CDS ack 3
         ! Acked
     """,
+    "O-06 a client that let one answer wait for too long costs no later change that wait": """
+        = sotw
+        = offer CDS a@1, LDS l@1
+        > CDS []
+        < CDS [a@1] nonce=1
+        > LDS []
+        = stop waiting CDS
+        < LDS [l@1] nonce=2
+        > LDS ack 2
+        = offer CDS a@1 b@1, LDS l@2
+        < CDS [a@1 b@1] nonce=3
+        < LDS [l@2] nonce=4
+        > LDS ack 4
+        > CDS ack 3
+        ! Acked
+        = offer CDS a@1 b@2, LDS l@3
+        < CDS [a@1 b@2] nonce=5
+        > CDS ack 5
+        < LDS [l@3] nonce=6
+    """,
     "O-06 a late answer counts": """
         = sotw
         = offer CDS a@1

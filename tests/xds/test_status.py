@@ -290,3 +290,19 @@ def test_a_refusal_is_repeated_in_full_otherwise_up_to_a_bound() -> None:
 
     assert safe_words(CLUSTER, said) == said
     assert len(safe_words(CLUSTER, "x" * 100_000)) < 10_000
+
+
+def test_what_was_refused_and_then_taken_back_by_its_author_is_no_error_any_more() -> None:
+    now = State.ERROR
+
+    def standing(_url: str, name: str) -> Standing:
+        return Standing(name=name, state=now, version="v2", sent=None, held=A)
+
+    status = Status(clock=Clock())
+    for event in (subscribed(), sent(), acked(), sent("v2"), nacked()):
+        status.on_event(replace(info(), names=lambda _url: ["a"], standing=standing), event)
+
+    assert state(status) is State.ERROR
+    now = State.STALE
+    assert state(status) is not State.ERROR
+    assert (CLUSTER, State.ERROR) not in status.tally().clients
