@@ -216,11 +216,10 @@ class Stream:
         return sub
 
     def _answered(self, sub: Subscription, request: Request) -> list[Event]:
-        pending = sub.pending
-        if pending is None or request.nonce != pending.nonce:
+        pending = sub.answered(request.nonce)
+        if pending is None:
             spontaneous = request.nonce == sub.nonce or (self._delta and not request.nonce)
             return [] if spontaneous else [Outdated(type_url=request.type_url, nonce=request.nonce)]
-        sub.pending, sub.overdue = None, False
         about = {"type_url": request.type_url, "version": pending.version, "nonce": pending.nonce}
         about["revision"] = pending.revision
         if request.error is not None:
@@ -241,6 +240,8 @@ class Stream:
         sub.acknowledge(pending)
         if self._target is not None:
             sub.settle(self._target.of_type(sub.kind.type_url))
+        if pending.nonce != sub.nonce:  # believed, but not the news that the client is up to date
+            return [Outdated(type_url=request.type_url, nonce=request.nonce)]
         return [
             Acked(
                 **about,

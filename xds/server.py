@@ -41,6 +41,11 @@ _OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_concurrent_streams", 1_000_000),  # relays multiplex (F-05)
+    # Thousands of clients that come back at once wait for their turn; by default some of more than a thousand would
+    # be cancelled at random, and all of more than three thousand, to come back yet again.
+    ("grpc.server.max_pending_requests", 1_000_000),
+    ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+    ("grpc.server_max_unrequested_time_in_server", 300),  # seconds
 )
 _JITTER = 0.1  # of a stream's age, each way: those that came together do not go together
 # A connection takes no new streams from this part of their age on (GOAWAY), and gRPC adds a jitter of a tenth: so a
@@ -91,7 +96,7 @@ class XdsServer:
         first_request_timeout_s: float = 30.0,
         max_stream_age_s: float = 0.0,
         keepalive_s: float = 30.0,
-        keepalive_timeout_s: float = 10.0,
+        keepalive_timeout_s: float = 20.0,
         random: Random | None = None,
     ) -> None:
         self._cache = cache

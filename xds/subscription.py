@@ -7,7 +7,7 @@ edits the names, and in how a refusal is followed up.
 import re
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from xds.held import Held
@@ -38,6 +38,7 @@ class Pending:
     released: bool = False
 
 
+_MAX_LATE = 8  # responses that were given up, whose answer still counts
 _Versions = dict[str, str]  # name -> version; "" stands for the removal
 
 
@@ -52,6 +53,7 @@ class Subscription:
         "foreign",
         "held",
         "kind",
+        "late",
         "leaving",
         "legacy",
         "names",
@@ -87,6 +89,7 @@ class Subscription:
         self.suspects: list[_Versions] = []  # Delta: parts of refused batches that are still to be tried
         self.passed_over = False  # the last response told changes although there were suspects
         self.pending: Pending | None = None
+        self.late: dict[str, Pending] = {}  # by nonce: given up, and not answered since
         self.overdue = False  # the client has let an answer wait for too long, and given none since
         self.nonce = ""
         self.since: float | None = None
@@ -344,7 +347,30 @@ class Subscription:
         if self.pending is not None:
             told = {**{name: self.held.get(name) for name in self.pending.kept}, **self.pending.changes}
             self.doubt.update({name: resource for name, resource in told.items() if self.wants(name)})
+            self.late[self.pending.nonce] = self.pending
+            if len(self.late) > _MAX_LATE:
+                del self.late[next(iter(self.late))]
             self.pending = None
+
+    def answered(self, nonce: str) -> Pending | None:
+        """Take off the response that a client answers; None where it is one that nothing depends on any more.
+
+        One that was given up comes back as what is left of it: the names that the client was not told anew.
+        """
+        if self.pending is not None and self.pending.nonce == nonce:
+            self.overdue = False
+            answered, self.pending = self.pending, None
+            return answered
+        if (late := self.late.pop(nonce, None)) is None:
+            return None
+        self.overdue = False
+        anew = self.pending.changes if self.pending is not None else {}
+        left = {
+            name: told
+            for name, told in late.changes.items()
+            if name not in anew and name in self.doubt and self.doubt[name] is told
+        }
+        return replace(late, changes=left, kept=()) if left else None
 
     def _again(self, names: Iterable[str]) -> None:
         """Have names sent again that were sent before: what is in doubt is not sent twice by itself."""

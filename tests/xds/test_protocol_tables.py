@@ -622,6 +622,21 @@ SOTW = {
 }
 
 DELTA = {
+    "O-06 what a late answer says of each name counts, unless the client was told anew": """
+        = delta
+        = offer EDS a@1 b@1
+        > EDS +a +b
+        < EDS [a@1 b@1] nonce=1
+        = stop waiting EDS
+        = offer EDS a@2 b@1
+        < EDS [a@2] nonce=2
+        > EDS nack 1 b: no
+        ! Nacked
+        > EDS ack 2
+        ! Acked
+        = offer EDS a@2 b@2
+        < EDS [b@2] nonce=3
+    """,
     "D-01 an empty first request for clusters means everything": """
         = delta
         = offer CDS a@1 b@1

@@ -378,3 +378,12 @@ async def test_a_client_that_is_told_by_name_only_gets_what_it_names(delta: bool
         ads = client.ads(delta=delta)
         await ads.subscribe(CLUSTER, ["a"])
         assert len((await ads.expect(CLUSTER)).resources) == 1
+
+
+async def test_r_11_thousands_that_come_before_anybody_is_served_are_all_served() -> None:
+    async with serving() as (server, port), XdsClient(port) as client:
+        streams = [client.ads(delta=True) for _ in range(3_500)]
+        await asyncio.gather(*(stream.subscribe(CLUSTER) for stream in streams))
+        await asyncio.gather(*(stream.next(30.0) for stream in streams))
+
+        assert len(server.streams()) == 3_500
