@@ -268,7 +268,7 @@ class Stream:
             if known is not None and known.version == version:
                 sub.held[name] = known
             else:
-                sub.held[name] = Resource(name, version, b"")
+                sub.held[name] = Resource(name, version or "?", b"")  # an empty version would stand for nothing held
                 sub.foreign.add(name)
 
     def _compare_all(self, sub: Subscription) -> None:

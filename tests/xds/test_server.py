@@ -1,6 +1,7 @@
 """The xDS server over real gRPC: what the driver adds to the protocol machine."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import grpc
@@ -307,6 +308,22 @@ async def test_p_08_a_client_that_floods_is_slowed_down_and_nobody_else() -> Non
         await is_served(well.ads())
 
         assert len(heard.of(Subscribed, "flood")) < 150
+
+
+async def test_p_08_a_client_whose_requests_take_long_is_slowed_down_by_the_time_they_take() -> None:
+    now = itertools.count(0.0, 0.02)  # each look at the clock finds 20 ms gone: no request takes less
+    heard = Heard()
+    async with (
+        serving(on_event=heard, clock=lambda: next(now), first_request_timeout_s=1e6, send_timeout_s=1e6) as (_, port),
+        XdsClient(port, node_id="heavy") as heavy,
+        XdsClient(port, node_id="well") as well,
+    ):
+        stream = heavy.ads(delta=True)
+        for number in range(400):
+            await stream.subscribe(ENDPOINT, [str(number)])
+        await is_served(well.ads())
+
+        assert len(heard.of(Subscribed, "heavy")) < 200
 
 
 async def test_a_port_in_use_is_an_error_and_not_shared_in_silence() -> None:
