@@ -14,12 +14,22 @@ Changes = Mapping[str, frozenset[str]]
 Watcher = Callable[[Snapshot, Changes | None], None]
 
 
-def changes_between(old: Snapshot, new: Snapshot) -> Changes:
-    """Name what differs between two snapshots, per type; a type that is equal is left out."""
+Differing = Callable[[str, ResourceSet, ResourceSet], frozenset[str]]
+
+
+def _differing(_type_url: str, before: ResourceSet, after: ResourceSet) -> frozenset[str]:
+    return after.differing_from(before)
+
+
+def changes_between(old: Snapshot, new: Snapshot, differing: Differing = _differing) -> Changes:
+    """Name what differs between two snapshots, per type; a type that is equal is left out.
+
+    `differing` compares the sets of a type from the older to the newer.
+    """
     changed: dict[str, frozenset[str]] = {}
     for type_url in old.by_type.keys() | new.by_type.keys():
         before, after = old.of_type(type_url), new.of_type(type_url)
-        if before is not after and (names := after.differing_from(before)):
+        if before is not after and (names := differing(type_url, before, after)):
             changed[type_url] = names
     return MappingProxyType(changed)
 
@@ -48,26 +58,19 @@ class SnapshotCache:
     def set(self, group: Hashable, snapshot: Snapshot) -> Changes:
         """Publish a snapshot; return what changed. Equal content wakes nobody (P-01)."""
         previous = self._snapshots.get(group)
-        changes = self._changes_between(previous if previous is not None else Snapshot(), snapshot)
+        changes = changes_between(previous if previous is not None else Snapshot(), snapshot, self._differing)
         self._snapshots[group] = snapshot
         if previous is None or changes:
             for watcher in tuple(self._watchers.get(group, {}).values()):
                 watcher(snapshot, changes if previous is not None else None)
         return changes
 
-    def _changes_between(self, old: Snapshot, new: Snapshot) -> Changes:
-        """Do as `changes_between`, comparing the sets that many groups share only once per publication."""
-        changed: dict[str, frozenset[str]] = {}
-        for type_url in old.by_type.keys() | new.by_type.keys():
-            before, after = old.of_type(type_url), new.of_type(type_url)
-            if before is after:
-                continue
-            known = self._newest.get(type_url)
-            if known is None or known[0] is not before or known[1] is not after:
-                known = self._newest[type_url] = (before, after, after.differing_from(before))
-            if known[2]:
-                changed[type_url] = known[2]
-        return MappingProxyType(changed)
+    def _differing(self, type_url: str, before: ResourceSet, after: ResourceSet) -> frozenset[str]:
+        """Compare two sets that many groups share only once per publication."""
+        known = self._newest.get(type_url)
+        if known is None or known[0] is not before or known[1] is not after:
+            known = self._newest[type_url] = (before, after, after.differing_from(before))
+        return known[2]
 
     def drop(self, group: Hashable) -> None:
         """Forget a group that nobody needs any more; its watchers keep what they have."""

@@ -16,6 +16,7 @@ from envoy_data_plane.google.protobuf import ListValue, Struct, Value
 from envoy_data_plane.google.rpc import Status
 from envoy_data_plane.xds.core.v3 import ContextParams
 
+from tests.xds.client import method
 from xds.types import (
     CLUSTER,
     ENDPOINT,
@@ -34,19 +35,6 @@ from xds.types import (
 TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE, SCOPED_ROUTE, VIRTUAL_HOST, SECRET, RUNTIME, EXTENSION)
 NAMES = ("a", "b", "c", "gone", "", "*", "r/host", "é" * 40, "x" * 300)
 
-ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
-METHODS = {
-    CLUSTER: ("cluster", "Cluster", "Clusters"),
-    ENDPOINT: ("endpoint", "Endpoint", "Endpoints"),
-    LISTENER: ("listener", "Listener", "Listeners"),
-    ROUTE: ("route", "Route", "Routes"),
-    SCOPED_ROUTE: ("route", "ScopedRoutes", "ScopedRoutes"),
-    VIRTUAL_HOST: ("route", "VirtualHost", "VirtualHosts"),
-    SECRET: ("secret", "Secret", "Secrets"),
-    RUNTIME: ("runtime", "Runtime", "Runtime"),
-    EXTENSION: ("extension", "ExtensionConfig", "ExtensionConfigs"),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -58,11 +46,10 @@ class Method:
 
 
 def _methods() -> Iterator[Method]:
-    for delta, verb in ((False, "Stream"), (True, "Delta")):
-        yield Method(f"{ADS}/{verb}AggregatedResources", "", delta)
-        for type_url, (package, service, what) in METHODS.items():
+    for delta in (False, True):
+        for type_url in ("", *TYPES):
             if delta or type_url != VIRTUAL_HOST:
-                yield Method(f"/envoy.service.{package}.v3.{service}DiscoveryService/{verb}{what}", type_url, delta)
+                yield Method(method(type_url, delta=delta), type_url, delta)
 
 
 STREAMS = tuple(_methods())

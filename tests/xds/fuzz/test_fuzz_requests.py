@@ -19,7 +19,8 @@ import pytest
 from envoy_data_plane.envoy.config.core.v3 import Node as NodeMessage
 from envoy_data_plane.envoy.service.discovery.v3 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
-from tests.xds.fuzz.corpus import ADS, STREAMS, Corpus, snapshots
+from tests.xds.client import method
+from tests.xds.fuzz.corpus import STREAMS, Corpus, snapshots
 from tests.xds.fuzz.in_process import Call, InProcess, in_process
 from tests.xds.fuzz.mutations import spoilt
 from xds.cache import SnapshotCache
@@ -150,7 +151,7 @@ async def test_spoilt_requests_end_their_own_stream_and_nothing_else(
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: raised.append(context))
     transport = await in_process(server, monkeypatch)
     fuzz, well = Fuzz(fuzz_seed, transport, cache), WellBehaved()
-    behaving = asyncio.ensure_future(transport.run(f"{ADS}/DeltaAggregatedResources", well))
+    behaving = asyncio.ensure_future(transport.run(method("", delta=True), well))
     await well.holds(fuzz.served)
     tasks, warm_bytes, start, waits = len(asyncio.all_tasks()), 0, time.perf_counter(), []
     while fuzz.requests < fuzz_requests:
