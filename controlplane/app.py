@@ -28,6 +28,7 @@ from controlplane.health.http import HttpProbe, probe_session
 from controlplane.health.monitor import HealthMonitor
 from controlplane.health.script import ScriptProbe, script_problem
 from controlplane.health.tcp import TcpProbe
+from controlplane.intake import Intake
 from controlplane.live import LiveCatalog
 from controlplane.model import (
     CheckType,
@@ -228,7 +229,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             background = [
                 tasks.create_task(part, name=name)
                 for name, part in (
-                    ("registry", registry.run(heard)),
+                    ("registry", registry.run(Intake(live).heard)),
                     ("verdicts", verdicts.run()),
                     ("resolver", resolver.run()),
                     ("monitor", monitor.run()),

@@ -18,10 +18,12 @@ from controlplane.model import (
     Event,
     GraceOver,
     HealthStatus,
+    Held,
     Instance,
     InstanceId,
     InstanceKey,
     Judged,
+    Lost,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -48,17 +50,21 @@ class Scope(Enum):
     RESOURCES = auto()
     """Raw resources only: no service is planned again."""
     READINESS = auto()
-    """Nothing that proxies see; a registry is in sync."""
+    """Nothing that proxies see; a registry is in sync, or lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Hold one instance with what is known about it. `checked`: a check is asked for and checks are on."""
+    """Hold one instance with what is known about it. `checked`: a check is asked for and checks are on.
+
+    `held` is the id of the mass-loss guard's hold that keeps it offered though its registry has lost it; else "".
+    """
 
     instance: Instance
     registry: str
     checked: bool
     verdict: Verdict | None = None
+    held: str = ""
     revision: int = 0
 
     @property
@@ -126,13 +132,18 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """Hold everything that exists at one revision."""
+    """Hold everything that exists at one revision.
+
+    `synced` names the registries that have said everything at least once, `lost` those that cannot be heard now,
+    with the reason.
+    """
 
     revision: int = 0
     services: Mapping[ServiceName, Service] = field(default_factory=lambda: MappingProxyType({}))
     resolutions: Mapping[str, Resolved] = field(default_factory=lambda: MappingProxyType({}))
     raw: Mapping[ResourceKey, RawEntry] = field(default_factory=lambda: MappingProxyType({}))
     synced: frozenset[str] = frozenset()
+    lost: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     checks_enabled: bool = True
 
     def apply(self, event: Event) -> "tuple[Catalog, Change | None]":
@@ -164,14 +175,40 @@ class Catalog:
                 return self._grace_over(event)
             case Resolved():
                 return self._resolve(event)
-            case Synced():
-                if event.registry in self.synced:
-                    return self, None
-                revision = self.revision + 1
-                after = replace(self, revision=revision, synced=self.synced | {event.registry})
-                return after, Change(revision=revision, scope=Scope.READINESS, services=(), event=event)
+            case Held():
+                return self._hold(event)
+            case Synced(registry=registry):
+                lost = {name: why for name, why in self.lost.items() if name != registry}
+                return self._reach(self.synced | {registry}, lost, event)
+            case Lost(registry=registry):
+                return self._reach(self.synced, {**self.lost, registry: event.reason}, event)
             case _:
                 assert_never(event)
+
+    def _reach(self, synced: frozenset[str], lost: Mapping[str, str], event: Event) -> "tuple[Catalog, Change | None]":
+        if synced == self.synced and lost == self.lost:
+            return self, None
+        revision = self.revision + 1
+        change = Change(revision=revision, scope=Scope.READINESS, services=(), event=event)
+        return replace(self, revision=revision, synced=synced, lost=lost), change
+
+    def _hold(self, event: Held) -> "tuple[Catalog, Change | None]":
+        revision = self.revision + 1
+        services = dict(self.services)
+        touched: list[ServiceName] = []
+        by_service: dict[ServiceName, dict[InstanceId, Entry]] = {}
+        for key in event.keys:
+            old = self.entry(key)
+            if old is not None and old.held != event.hold:
+                entries = by_service.setdefault(key.service, {})
+                entries[key.id] = replace(old, held=event.hold, revision=revision)
+        for name, entries in by_service.items():
+            services[name] = replace(services[name], entries={**services[name].entries, **entries}, revision=revision)
+            touched.append(name)
+        if not touched:
+            return self, None
+        change = Change(revision=revision, scope=Scope.ENDPOINTS, services=tuple(sorted(touched)), event=event)
+        return replace(self, revision=revision, services=services), change
 
     def has_cluster(self, name: ServiceName) -> bool:
         """Tell whether proxies are to know a service as a cluster."""

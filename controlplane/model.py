@@ -263,14 +263,17 @@ class Verdict:
     reason: str = ""
 
 
+def target_of(instance: Instance) -> str:
+    """Name what a verdict about `instance` speaks of: where it is checked, and what is asked there."""
+    where = f"{instance.host} {instance.port}"
+    if (check := instance.health_check) is None:
+        return where
+    return f"{where} {check.type} {check.http_path} {check.grpc_service} {list(check.script)}"
+
+
 def same_target(old: Instance, new: Instance) -> bool:
     """Tell whether a verdict about `old` still speaks of `new`: the same thing is checked at the same place."""
-    if (old.host, old.port) != (new.host, new.port):
-        return False
-    a, b = old.health_check, new.health_check
-    if a is None or b is None:
-        return a is b
-    return (a.type, a.http_path, a.grpc_service, a.script) == (b.type, b.http_path, b.grpc_service, b.script)
+    return target_of(old) == target_of(new)
 
 
 def same_instance(a: Instance, b: Instance) -> bool:
@@ -334,11 +337,36 @@ class PutInstance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteInstance:
-    """Say that a registry no longer holds an instance. `reason`: "deregistered", "ttl expired"."""
+    """Say that a registry no longer holds an instance, and that this is meant: trusted, even for the last one.
+
+    A request asked for it, a watch that was live and in sync saw it, or the mass-loss guard let it go.
+    `reason`: "deregistered", "ttl expired", "missing after a reconnect".
+    """
 
     key: InstanceKey
     registry: str
     reason: str = "deregistered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Say that instances are gone though nobody asked for it: the guard has a second look (law 14).
+
+    All that one occasion took comes in one event, so that they are judged together. `reason`: "ttl expired" for
+    leases that ran out, "missing after a reconnect" for what a new listing does not hold.
+    """
+
+    keys: tuple[InstanceKey, ...]
+    registry: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Say that the mass-loss guard keeps offering instances that their registry has lost. `hold` is its id."""
+
+    keys: tuple[InstanceKey, ...]
+    hold: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -376,8 +404,46 @@ class DeleteResource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Synced:
-    """Say that a registry has delivered everything it held when it was asked (law 2)."""
+    """Say that a registry has delivered everything it held when it was asked (law 2); again after each `Lost`."""
 
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Say that a registry cannot be heard; what it has delivered stands (law 1). `reason` is for a person."""
+
+    registry: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Say which verdict the registry keeps about an instance, whoever reached it; None = none any more.
+
+    `target` says what was judged (`target_of`): of anything else the verdict says nothing. It may come before the
+    instance, which may be in another registry.
+    """
+
+    key: InstanceKey
+    target: str
+    verdict: Verdict | None
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Say which control planes share the registry now, this one among them: the whole new set of their ids."""
+
+    ids: frozenset[str]
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Say that a person let go what the mass-loss guard holds, here or at another control plane."""
+
+    hold: str
     registry: str
 
 
@@ -406,5 +472,31 @@ class GraceOver:
     emptied_at: int
 
 
-RegistryEvent = PutInstance | DeleteInstance | PutPolicy | DeletePolicy | PutResource | DeleteResource | Synced
-Event = RegistryEvent | Judged | Resolved | GraceOver
+RegistryEvent = (
+    PutInstance
+    | DeleteInstance
+    | Missing
+    | PutPolicy
+    | DeletePolicy
+    | PutResource
+    | DeleteResource
+    | Synced
+    | Lost
+    | Recorded
+    | Members
+    | Release
+)
+Event = (
+    PutInstance
+    | DeleteInstance
+    | Held
+    | PutPolicy
+    | DeletePolicy
+    | PutResource
+    | DeleteResource
+    | Synced
+    | Lost
+    | Judged
+    | Resolved
+    | GraceOver
+)

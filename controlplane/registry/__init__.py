@@ -4,13 +4,17 @@ A registry is a source of events; a writable one also accepts what the REST API 
 and nothing else: not the catalog, not xDS, not its siblings.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from controlplane.model import Instance, InstanceKey, RawResource, RegistryEvent, ResourceKey, ServiceName, Verdict
 from controlplane.policy import Policy
 
 Emit = Callable[[RegistryEvent], None]
+
+REMARKS_MAX = 100
+"""How many unusable objects of a registry are told one by one."""
 
 
 class RegistryError(Exception):
@@ -40,24 +44,65 @@ class RegistryUnavailable(RegistryError):
     """Report that the registry cannot take writes now; nothing was stored."""
 
 
+class ReadOnly(RegistryError):
+    """Report that the registry takes no such writes from here; the message says where to make them instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """Hold how a control plane takes part in a registry that several share.
+
+    `member` is its id among them, fresh at each start; it counts as gone when it has not been heard for `ttl_s`.
+    """
+
+    member: str
+    ttl_s: float
+
+
 class Registry(Protocol):
-    """Deliver what is registered, as events."""
+    """Deliver what is registered, as events.
+
+    One that several control planes share, and that is given `Sharing`, keeps their common state too: policies, raw
+    resources, verdicts, members and releases. Without, it delivers instances only.
+    """
 
     @property
     def name(self) -> str:
         """Return the registry's name, as REGISTRY_TYPE spells it; it goes with every event."""
         ...
 
+    @property
+    def remarks(self) -> Mapping[str, str]:
+        """Return what the registry holds and cannot be used, by its place there, and why; what was good of it stays.
+
+        At most `REMARKS_MAX` of them. One invalid object never keeps the rest from being served (law 15).
+        """
+        ...
+
+    def age_s(self) -> float:
+        """Return how many seconds ago the registry was last known to have said everything; 0 where it is in here.
+
+        While a watch is live it is the time since its last sign of life, of which there is one every few seconds.
+        """
+        ...
+
     async def run(self, emit: Emit) -> None:
         """Emit everything that is held, then `Synced`, then every change, until cancelled.
 
-        A lost connection keeps what was delivered (law 1): deletions are emitted only when they are known.
+        A lost connection keeps what was delivered (law 1): `Lost` is emitted, once, when it is noticed, whether
+        the registry is dead or hangs; then it is tried again for ever, with back-off and at other servers where
+        there are several. On return only the differences are emitted, what is absent as one `Missing`, then
+        `Synced`. Wrong credentials are no other case: `Lost` says so, and each try uses what is configured.
         """
         ...
 
 
 class WritableRegistry(Registry, Protocol):
-    """Accept registrations too. Every method returns once the write is durable; `run` delivers its event."""
+    """Accept registrations too. Every method returns once the write is durable; `run` delivers its event.
+
+    Every method raises RegistryUnavailable, within seconds, where the registry cannot be reached, and ReadOnly where
+    it never takes such writes.
+    """
 
     async def put(self, instance: Instance, *, expected: Instance | None = None) -> bool:
         """Store an instance, with a fresh lease where it has a `ttl`; return whether it is new.
@@ -93,8 +138,17 @@ class WritableRegistry(Registry, Protocol):
         """Keep a health verdict with its instance, so that a restart takes nobody out.
 
         `of` is the instance that was judged. Where the accepted one is checked elsewhere or otherwise by now
-        (`same_target`), or is gone, the verdict is ignored: it says nothing about the new target.
+        (`same_target`), or is gone, the verdict is ignored: it says nothing about the new target. A shared registry
+        keeps verdicts of other registries' instances as well, and tells every control plane by `Recorded`.
         """
+        ...
+
+    async def forget(self, key: InstanceKey) -> None:
+        """Drop the verdict of an instance that exists no more, in whatever registry it was."""
+        ...
+
+    async def release(self, hold: str) -> None:
+        """Tell every control plane that shares the registry to let go a hold of the mass-loss guard (`Release`)."""
         ...
 
     async def put_policy(self, service: ServiceName, policy: Policy) -> bool:

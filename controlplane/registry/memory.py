@@ -10,7 +10,8 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from controlplane.model import (
@@ -18,6 +19,7 @@ from controlplane.model import (
     InstanceKey,
     RawResource,
     RegistryEvent,
+    Release,
     ResourceKey,
     ServiceName,
     Synced,
@@ -36,6 +38,7 @@ from controlplane.registry import (
 from controlplane.registry.journal import Journal, Owner, Write
 from controlplane.registry.leases import Deadlines
 from controlplane.registry.state import (
+    EXPIRED,
     REGISTRY,
     Delete,
     Drain,
@@ -56,7 +59,6 @@ _RETRY_S = 1.0
 """How soon a removal is tried again that the disk refused."""
 
 _DEREGISTERED = "deregistered"
-_EXPIRED = "ttl expired"
 
 _SLICE = 200
 """How many events go out, or leases end, before others get a turn of the event loop."""
@@ -81,6 +83,7 @@ class MemoryRegistry:
     """
 
     name = REGISTRY
+    remarks: Mapping[str, str] = MappingProxyType({})  # what cannot be used is the journal's to tell
 
     def __init__(
         self,
@@ -103,6 +106,10 @@ class MemoryRegistry:
             journal.attach(
                 Owner(stored=self._stored, refused=self._refused, snapshot=self._held.copy, size=self._held.size)
             )
+
+    def age_s(self) -> float:
+        """Return 0: what is in this process is never old."""
+        return 0.0
 
     async def run(self, emit: Emit) -> None:
         """Emit what is held, then Synced, then every change; expire leases, remove what was drained.
@@ -191,6 +198,15 @@ class MemoryRegistry:
             return
         if self._accepted.verdicts.get(key) != verdict:
             self._accept(Judge(service=key.service, id=key.id, verdict=verdict), None)
+
+    async def forget(self, key: InstanceKey) -> None:
+        """Do nothing: the verdict went with its instance; see WritableRegistry."""
+
+    async def release(self, hold: str) -> None:
+        """Tell this control plane, which is the only one; see WritableRegistry."""
+        if self._telling:
+            self._untold.append(Release(hold=hold, registry=self.name))
+            self._wake.set()
 
     async def put_policy(self, service: ServiceName, policy: Policy) -> bool:
         """Store a service's policy; see WritableRegistry."""
@@ -297,7 +313,7 @@ class MemoryRegistry:
         now = self._clock()
         ttl = None if (instance := self._held.instances.get(key)) is None else instance.ttl
         if ttl is not None and self._leases.at(key) is None:
-            expired = isinstance(record, Delete) and record.reason == _EXPIRED
+            expired = isinstance(record, Delete) and record.reason == EXPIRED
             self._leases.set(key, now + (_RETRY_S if expired else ttl))
         delay_s = self._held.removals.get(key)
         if delay_s is not None and self._removals.at(key) is None:
@@ -322,7 +338,7 @@ class MemoryRegistry:
         for count, key in enumerate(self._leases.pop_due(now), start=1):
             instance = self._accepted.instances.get(key)
             if instance is not None and instance.ttl is not None and self._leases.at(key) is None:
-                self._remove(key, _EXPIRED)
+                self._remove(key, EXPIRED)
             if count % _SLICE == 0:
                 await asyncio.sleep(0)  # others may renew meanwhile, hence the look at the lease
         for count, key in enumerate(self._removals.pop_due(now), start=1):

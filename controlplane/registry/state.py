@@ -18,6 +18,7 @@ from controlplane.model import (
     InstanceId,
     InstanceIdField,
     InstanceKey,
+    Missing,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -33,6 +34,9 @@ from controlplane.model import (
 from controlplane.policy import Policy
 
 REGISTRY = "memory"
+
+EXPIRED = "ttl expired"
+"""The reason of a `Delete` that nobody asked for."""
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -254,13 +258,15 @@ class State:
         self.addresses[instance.name, instance.host, instance.port] = instance.id
         return PutInstance(instance=instance, registry=REGISTRY)
 
-    def _delete(self, key: InstanceKey, reason: str) -> DeleteInstance | None:
+    def _delete(self, key: InstanceKey, reason: str) -> RegistryEvent | None:
         old = self.instances.pop(key, None)
         if old is None:
             return None
         self._release(old)
         self.verdicts.pop(key, None)
         self.removals.pop(key, None)
+        if reason == EXPIRED and not old.draining:  # one that was draining was to go anyway
+            return Missing(keys=(key,), registry=REGISTRY, reason=reason)
         return DeleteInstance(key=key, registry=REGISTRY, reason=reason)
 
     def _drain(self, key: InstanceKey, delay_s: float) -> PutInstance | None:

@@ -15,6 +15,7 @@ from controlplane.model import (
     HealthStatus,
     Instance,
     Locality,
+    Missing,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -37,8 +38,12 @@ def there(registry: WritableRegistry, instance: Instance) -> PutInstance:
     return PutInstance(instance=instance, registry=registry.name)
 
 
-def gone(registry: WritableRegistry, instance: Instance, reason: str = "deregistered") -> DeleteInstance:
-    return DeleteInstance(key=instance.key, registry=registry.name, reason=reason)
+def gone(registry: WritableRegistry, instance: Instance) -> DeleteInstance:
+    return DeleteInstance(key=instance.key, registry=registry.name)
+
+
+def expired(registry: WritableRegistry, instance: Instance) -> Missing:
+    return Missing(keys=(instance.key,), registry=registry.name, reason="ttl expired")
 
 
 STILL_DRAINING = [
@@ -290,7 +295,7 @@ class TestLeases:
             await told.silence()
             await subject.advance(0.2)
 
-            assert await told.next() == gone(registry, LEASED, "ttl expired")
+            assert await told.next() == expired(registry, LEASED)
             with pytest.raises(UnknownInstance):
                 await registry.heartbeat(LEASED.key)
             assert await registry.put(LEASED) is True
@@ -305,7 +310,7 @@ class TestLeases:
             await told.silence()
             await subject.advance(10.1)
 
-            assert await told.next() == gone(registry, LEASED, "ttl expired")
+            assert await told.next() == expired(registry, LEASED)
 
     async def test_putting_the_same_again_renews_the_lease_silently(self, subject: Subject) -> None:
         async with subject.running() as (registry, told):
@@ -317,7 +322,7 @@ class TestLeases:
             await told.silence()
             await subject.advance(1.1)
 
-            assert await told.next() == gone(registry, LEASED, "ttl expired")
+            assert await told.next() == expired(registry, LEASED)
 
     @pytest.mark.parametrize(
         ("ttl", "lasts"),
@@ -340,7 +345,7 @@ class TestLeases:
             await told.silence()
             if ttl is not None:
                 await subject.advance(ttl - lasts + 0.1)
-                assert await told.next() == gone(registry, LEASED, "ttl expired")
+                assert await told.next() == expired(registry, LEASED)
 
     async def test_where_thousands_expire_at_once_a_renewal_that_was_answered_counts(self, subject: Subject) -> None:
         many = [instance("web", f"i{n}", port=1 + n, ttl=10.0) for n in range(2_000)]
@@ -361,11 +366,11 @@ class TestLeases:
 
             await subject.advance(9.0)
             await asyncio.gather(subject.advance(1.0), renew())
-            expired = {(await told.next()).key for _ in range(len(many) - len(renewed))}
+            ended = {key for _ in range(len(many) - len(renewed)) for key in (await told.next()).keys}
             await told.silence()
 
         assert renewed, "others get a turn while leases end"
-        assert expired == {each.key for each in many} - renewed
+        assert ended == {each.key for each in many} - renewed
 
     async def test_an_instance_without_a_lease_has_nothing_to_renew(self, subject: Subject) -> None:
         async with subject.running() as (registry, _):
@@ -387,7 +392,7 @@ class TestLeases:
             await durable.advance(9.0)
             await told.silence()
             await durable.advance(1.1)
-            assert await told.next() == gone(registry, LEASED, "ttl expired")
+            assert await told.next() == expired(registry, LEASED)
 
 
 class TestDraining:

@@ -243,7 +243,7 @@ class TestFailingDisk:
             told = [await asyncio.wait_for(events.get(), PATIENCE_S) for _ in range(6)]
             task.cancel()
 
-        assert [type(event).__name__ for event in told[-2:]] == ["DeleteInstance", "DeleteInstance"]
+        assert [type(event).__name__ for event in told[-2:]] == ["Missing", "DeleteInstance"]
         assert (await state_of(tmp_path)).instances == {}
 
     async def test_a_verdict_that_the_disk_refuses_is_saved_with_the_next_write(self, tmp_path: Path) -> None:
