@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from controlplane.catalog import Entry, Service
+from controlplane.guard import Hold
 from controlplane.health import HealthReports
 from controlplane.live import LiveCatalog
 from controlplane.model import HealthCheck
@@ -84,14 +85,14 @@ class Metrics(Protocol):
     def registry_operation(self, registry: str, operation: str, outcome: str) -> None:
         """Count a write.
 
-        `operation` is register, deregister, drain, heartbeat, put_policy, delete_policy, put_resource or
-        delete_resource; `outcome` is
+        `operation` is register, deregister, drain, heartbeat, put_policy, delete_policy, put_resource,
+        delete_resource or release; `outcome` is
         success, refused (the request's fault: taken address, conflict, unknown instance) or failure.
         """
         ...
 
     def cache_read(self, hit: bool) -> None:
-        """Count a read of a service: `hit` where ready bytes answered it, else it was rendered."""
+        """Count a read of the catalog: `hit` where memory answered it, else it had to wait for a registry."""
         ...
 
     def http_request(self, method: str, route: str, status: int, duration_s: float) -> None:
@@ -104,6 +105,28 @@ class Metrics(Protocol):
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return all metrics and their content type, by the `Accept` header. Called in a worker thread."""
         ...
+
+
+class Guard(Protocol):
+    """Give a view of what the mass-loss guard holds."""
+
+    def holds(self) -> tuple[Hold, ...]:
+        """List what is held, by id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """Say how current the catalog is: `age_s` of its oldest part, and whether every registry can be heard.
+
+    `known` is false while no registry has said anything since the start: then there is nothing to answer from.
+    `stale`: what a former process last knew is served in place of a registry that has not.
+    """
+
+    age_s: float
+    connected: bool
+    known: bool
+    stale: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +150,8 @@ class Context:
 
     live: LiveCatalog
     registry: WritableRegistry
+    guard: Guard
+    freshness: Callable[[], Freshness]
     picker: Picker
     reports: HealthReports
     readiness: Readiness

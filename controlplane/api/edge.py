@@ -14,9 +14,18 @@ from hashlib import blake2b
 from aiohttp import web
 from yarl import URL
 
-from controlplane.api.context import Context
+from controlplane.api.context import Context, Freshness
 from controlplane.api.parameters import MAX_WAIT_S
-from controlplane.api.problems import CROSS_SITE, INTERNAL, PRECONDITION_FAILED, Fault, Problem, from_aiohttp, invalid
+from controlplane.api.problems import (
+    CROSS_SITE,
+    INTERNAL,
+    PRECONDITION_FAILED,
+    REGISTRY_UNAVAILABLE,
+    Fault,
+    Problem,
+    from_aiohttp,
+    invalid,
+)
 from controlplane.api.resource_json import RenderedResources
 from controlplane.catalog import Service
 from controlplane.model import ServiceName
@@ -166,13 +175,41 @@ class Edge:
         known = request.headers.get("If-None-Match")
         return rendered.response(304 if known is not None and matches(known, rendered.etag) else 200)
 
+    async def fresh(self, request: web.Request) -> Freshness:
+        """Return how current the catalog is, once there is one: a registry that is silent is not an empty one (law 1).
+
+        Raises Problem where no registry speaks within `visible_within_s`.
+        """
+        freshness = self.context.freshness()
+        if self.context.metrics is not None:
+            self.context.metrics.cache_read(freshness.known)
+        if freshness.known:
+            return freshness
+        end = self.context.monotonic() + self.context.visible_within_s
+        while not freshness.known:
+            left_s = end - self.context.monotonic()
+            if left_s <= 0 or not await self.changed(None, left_s):
+                detail = "no registry has said yet what there is; /readyz?verbose says what is waited for"
+                raise Problem(REGISTRY_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+            freshness = self.context.freshness()
+        return freshness
+
     async def answer(
         self, request: web.Request, service: ServiceName | None, render: Callable[[], Rendered]
     ) -> web.Response:
         """Answer a conditional read: 200, or 304, at once or (`Prefer: wait`) when `service` changes.
 
-        `render` is asked again after every change, and may raise Problem where the resource has gone.
+        `render` is asked again after every change, and may raise Problem where the resource has gone. The answer
+        says how old it is (RFC 9111) and whether every registry can be heard.
         """
+        freshness = await self.fresh(request)
+        response = await self._answer(request, service, render)
+        say_age(response, freshness)
+        return response
+
+    async def _answer(
+        self, request: web.Request, service: ServiceName | None, render: Callable[[], Rendered]
+    ) -> web.Response:
         rendered = render()
         known = request.headers.get("If-None-Match")
         if known is None:
@@ -262,6 +299,12 @@ async def _without_slash(request: web.Request) -> str | None:
         return None
     found = await request.app.router.resolve(request.clone(rel_url=URL(shorter, encoded=True)))
     return None if isinstance(found.http_exception, web.HTTPNotFound) else shorter
+
+
+def say_age(response: web.StreamResponse, freshness: Freshness) -> None:
+    """Say how old an answer from the catalog may be, in seconds, and whether the registries can be heard."""
+    response.headers["Age"] = str(int(freshness.age_s))
+    response.headers["Registry-Connected"] = "true" if freshness.connected else "false"
 
 
 def set_common_headers(response: web.StreamResponse, request_id: str | None) -> None:

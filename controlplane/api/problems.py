@@ -68,6 +68,9 @@ UNKNOWN_INSTANCE = ProblemType(
 UNKNOWN_RESOURCE = ProblemType(
     "unknown-resource", 404, "The resource is not known", "No raw xDS resource of this type has this name."
 )
+UNKNOWN_HOLD = ProblemType(
+    "unknown-hold", 404, "The hold is not known", "The mass-loss guard holds nothing of this id."
+)
 UNKNOWN_PROXY = ProblemType("unknown-proxy", 404, "The proxy is not known", "No proxy of this node id is connected.")
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed", 405, "The method is not allowed here", "`Allow` lists the methods of this resource."
@@ -132,6 +135,7 @@ PROBLEM_TYPES: Sequence[ProblemType] = (
     CROSS_SITE,
     NOT_FOUND,
     UNKNOWN_SERVICE,
+    UNKNOWN_HOLD,
     UNKNOWN_INSTANCE,
     UNKNOWN_PROXY,
     UNKNOWN_RESOURCE,

@@ -4,6 +4,7 @@ import time
 
 import structlog
 
+from controlplane.guard import Hold
 from controlplane.telemetry.metrics import Metrics
 from xds.history import safe_words
 from xds.protocol import Acked, Closed, Nacked, Regrouped, Sent, Subscribed
@@ -33,6 +34,36 @@ class PublicationObserver:
     def refused(self, service: str, problems: list[str]) -> None:
         """Say loudly that a service is held back."""
         self._log.error("publish.refused", service=service, problems=problems)
+
+
+class IntakeObserver:
+    """Say loudly what registries do to us, and what the mass-loss guard does about it."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("controlplane.registry")
+
+    def registry_lost(self, registry: str, reason: str) -> None:
+        """Warn that a registry cannot be heard."""
+        self._log.warning("registry.lost", registry=registry, reason=reason, message="what it said last stands")
+
+    def registry_synced(self, registry: str) -> None:
+        """Say that a registry has said everything there is."""
+        self._log.info("registry.synced", registry=registry)
+
+    def held(self, hold: Hold) -> None:
+        """Say whom the guard holds, and how to let go."""
+        self._log.error(
+            "guard.held",
+            hold=hold.id,
+            reason=hold.reason,
+            instances=len(hold.keys),
+            some=[str(key) for key in sorted(hold.keys)[:_MAX_NAMES]],
+            remedy=f"they stay offered; to let them go now: POST /api/v1/guard/{hold.id}/release",
+        )
+
+    def released(self, hold: Hold) -> None:
+        """Say that a hold has ended."""
+        self._log.warning("guard.released", hold=hold.id, instances=len(hold.keys))
 
 
 class StreamObserver:
