@@ -341,9 +341,9 @@ OPERATIONS = (
         group=RESOURCES,
         summary="Set a raw xDS resource",
         description="One resource in proto3 JSON, canonical or with the proto's own field names; `@type` may be left "
-        "out. What a client would refuse is refused here, by pointer, and nothing is stored. A reference to what does "
-        "not exist is accepted with a warning. The name inside is the path's. A virtual host is named "
-        "`<route configuration>/<name>` and found on demand by each of its domains.",
+        "out. What a client would refuse is refused here, by pointer, and nothing is stored; docs/content-rules.md "
+        "explains ids such as C-02. A reference to what does not exist is accepted with a warning. The name inside is "
+        "the path's. A virtual host is named `<route configuration>/<name>` and found on demand by its domains.",
         handler=put_resource,
         parameters=(RESOURCE_TYPE, RESOURCE_NAME, NODE_CLUSTERS, NODE_ZONES, IF_MATCH, CREATE_ONLY),
         tail="name",
