@@ -16,6 +16,7 @@ from controlplane.policy import Strategy
 from controlplane.raw.compile import Compiler
 from controlplane.readiness import Readiness
 from controlplane.registry import WritableRegistry
+from xds.standing import Waiting
 from xds.status import ProxyStatus, ResourceStatus
 from xds.types import Node, Snapshot
 
@@ -68,6 +69,10 @@ class Proxies(Protocol):
 
     def proxy(self, node_id: str) -> ProxyStatus | None:
         """Return one, None where it is not connected."""
+        ...
+
+    def waiting(self, node_id: str, type_url: str) -> Waiting | None:
+        """Tell what a type waits for on a proxy, None where it is not connected or does not ask for it."""
         ...
 
     def resources(self, node_id: str, type_url: str, *, after: str = "") -> Iterator[ResourceStatus]:
