@@ -329,13 +329,11 @@ async def test_one_that_was_stored_but_is_not_valid_any_more_says_so_in_the_list
         assert (await edge.json("GET", BASE, 200))["items"][0]["state"] == "invalid"
 
 
+ROUTE_TO_WEB = {"match": {"prefix": "/"}, "route": {"cluster": "web"}}
+
+
 async def test_a_reference_to_nothing_is_accepted_with_a_warning_that_goes_when_it_exists(edge):
-    route = {
-        "name": "r1",
-        "virtual_hosts": [
-            {"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "web"}}]}
-        ],
-    }
+    route = {"name": "r1", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [ROUTE_TO_WEB]}]}
     made = await edge.json("PUT", f"{BASE}/routes/r1", 201, route)
     assert any("'web'" in warning for warning in made["warnings"])
 
@@ -359,6 +357,21 @@ async def test_a_private_key_is_never_shown_nor_told_but_its_change_is(edge):
     assert after["version"] != before["version"]
 
 
+@pytest.mark.parametrize("spelling", ["cluster_name", "clusterName"])
+async def test_a_wrong_name_is_told_along_with_what_cannot_be_read(edge, spelling):
+    body = {spelling: "other", "endpoints": [{"localty": {}}]}
+
+    problem = await edge.json("PUT", f"{BASE}/endpoints/mine", 400, body)
+
+    assert faults(problem).keys() == {f"#/{spelling}", "#/endpoints/0/localty"}
+
+
+async def test_a_name_that_is_no_text_is_one_fault(edge):
+    problem = await edge.json("PUT", f"{BASE}/runtimes/rt", 400, {"name": 5, "layer": {}})
+
+    assert faults(problem).keys() == {"#/name"}
+
+
 async def test_what_an_answer_hid_is_not_taken_for_the_real_thing(edge):
     shown = await edge.json("PUT", f"{BASE}/secrets/server", 201, SECRET)
 
@@ -378,6 +391,50 @@ async def test_a_write_that_relies_on_an_older_state_is_refused(edge):
     await edge.json("PUT", f"{BASE}/runtimes/rt", 412, RUNTIME, headers={"If-None-Match": "*"})
     async with edge.client.get(f"{BASE}/runtimes/rt") as answer:
         assert answer.headers["Revision"] != revision
+
+
+async def test_a_write_relies_on_what_is_stored_and_not_on_what_is_shown_beside_it(edge):
+    route = {"name": "r1", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [ROUTE_TO_WEB]}]}
+    async with edge.client.put(f"{BASE}/routes/r1", json=route) as answer:
+        tag = answer.headers["ETag"]
+    await edge.register("web")  # its warning goes, and with it the answer is another one
+    async with edge.client.get(f"{BASE}/routes/r1", headers={"If-None-Match": tag}) as answer:
+        assert answer.status == 200
+        assert answer.headers["ETag"] != tag
+
+    changed = {**route, "virtual_hosts": []}
+    await edge.json("PUT", f"{BASE}/routes/r1", 200, changed, headers={"If-Match": tag})
+    await edge.json("PUT", f"{BASE}/routes/r1", 412, route, headers={"If-Match": tag})
+    await edge.json("DELETE", f"{BASE}/routes/r1", 412, headers={"If-Match": tag})
+
+
+async def test_other_limits_are_another_thing_that_is_stored(edge):
+    async with edge.client.put(f"{BASE}/runtimes/rt", json=RUNTIME) as answer:
+        tag = answer.headers["ETag"]
+    await edge.json("PUT", f"{BASE}/runtimes/rt?node_zones=eu-1", 200, RUNTIME)
+
+    await edge.json("PUT", f"{BASE}/runtimes/rt", 412, RUNTIME, headers={"If-Match": tag})
+
+
+async def test_resources_are_listed_page_by_page(edge):
+    for number in range(3):
+        await edge.json("PUT", f"{BASE}/runtimes/rt-{number}", 201, {"name": f"rt-{number}", "layer": {}})
+    await edge.json("PUT", f"{BASE}/secrets/server", 201, SECRET)
+
+    for path, expected in ((BASE, ["server", "rt-0", "rt-1", "rt-2"]), (f"{BASE}/RTDS", ["rt-0", "rt-1", "rt-2"])):
+        seen, link = [], f"{path}?limit=2"
+        while link is not None:
+            async with edge.client.get(link) as answer:
+                page = await answer.json()
+                header = answer.headers.get("Link")
+            assert len(page["items"]) <= 2
+            assert (header is None) == (page["next"] is None)
+            seen += [item["name"] for item in page["items"]]
+            link = page["next"] and f"{path}?limit=2&cursor={page['next']}"
+        assert seen == expected
+    whole = await edge.json("GET", BASE, 200)
+    assert (len(whole["items"]), whole["next"]) == (4, None)
+    assert (await edge.json("GET", f"{BASE}?limit=0", 400))["errors"][0]["parameter"] == "limit"
 
 
 async def test_the_same_resource_again_makes_no_revision(edge):
