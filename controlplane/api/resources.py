@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from controlplane.api.bodies import read_object
+from controlplane.api.cautions import cautions
 from controlplane.api.edge import Edge, Rendered, guarded, hashed, require
 from controlplane.api.faults import pointer
 from controlplane.api.operations import BASE, CONDITIONAL, Answer, Body, Operation, shown
@@ -46,11 +47,11 @@ from controlplane.api.writing import ask, resource_visible
 from controlplane.catalog import RawEntry
 from controlplane.model import RawResource, ResourceKey
 from controlplane.raw.compile import Compiled
-from controlplane.raw.overlay import dangling, holders, lost, owner
+from controlplane.raw.overlay import holders, lost, owner
 from controlplane.raw.reading import MAX_DEPTH, Unreadable
 from controlplane.raw.references import Reference
 from controlplane.translate.redaction import REDACTED, hidden_places, redacted
-from xds.typenames import WORDS, message_name, type_url_of
+from xds.typenames import WORDS, type_url_of
 from xds.types import VIRTUAL_HOST
 
 RESOURCES = "resources"
@@ -65,7 +66,7 @@ class RawResourceView:
 
     `version` is what proxies are told, a hash of the content. `state` is `suppressed` while a service has the name, or
     another virtual host a domain of this one, which `detail` then says; its other domains are served. `warnings` name
-    what the resource refers to and does not exist now.
+    what the resource refers to and does not exist now, and inline certificates that ought to be renewed.
     """
 
     type: str
@@ -160,10 +161,7 @@ def _view(edge: Edge, raw: RawResource) -> RawResourceView:
     warnings: tuple[str, ...] = ()
     if not isinstance(compiled, str):
         version = compiled.version
-        warnings = tuple(
-            f"{message_name(type_url)} {name!r} does not exist: what refers to it waits, or fails its requests"
-            for type_url, name in dangling(edge.context.live.current, compiled.refs)
-        )
+        warnings = cautions(compiled, edge.context.live.current, edge.context.wall_clock())
     return RawResourceView(
         type=WORDS[raw.type_url],
         type_url=raw.type_url,

@@ -13,6 +13,7 @@ from envoy_data_plane.envoy.service.runtime.v3 import Runtime
 
 from controlplane.model import RawResource, ResourceKey
 from controlplane.raw import lint
+from controlplane.raw.certificates import Certificate, NoCertificate, certificates
 from controlplane.raw.reading import RawFault, Unreadable, read
 from controlplane.raw.references import Reference, references
 from xds.encode import Encoder
@@ -26,12 +27,13 @@ _BOOTSTRAP_CLUSTER = "xds_cluster"
 class Compiled:
     """Hold what a raw resource becomes: one resource, or one for each domain of a virtual host.
 
-    `version` names the content, whatever it is that is published of it.
+    `version` names the content, whatever it is that is published of it. `certificates` are those that stand in it.
     """
 
     resources: tuple[Resource, ...]
     version: str
     refs: frozenset[Reference]
+    certificates: tuple[Certificate | NoCertificate, ...] = ()
 
 
 class Compiler:
@@ -76,7 +78,7 @@ class Compiler:
             table = raw.name.rpartition("/")[0]
             made = (_on_demand(message, f"{table}/{each}", each, refs, self._encoder) for each in message.domains)
             return Compiled(tuple(made), whole.version, refs)
-        return Compiled((whole,), whole.version, refs)
+        return Compiled((whole,), whole.version, refs, certificates(reading.parts))
 
 
 def _on_demand(host: VirtualHost, name: str, domain: str, refs: frozenset[Reference], encoder: Encoder) -> Resource:
