@@ -263,6 +263,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                 version=version,
                 report_error=lambda error, request_id: log.error("http.error", request_id=request_id, exc_info=error),
                 monotonic=time.monotonic,
+                wall_clock=time.time,
                 random=random.random,
                 request_id=lambda: secrets.token_hex(8),
             )

@@ -17,6 +17,7 @@ from controlplane.policy import Strategy
 from controlplane.raw.compile import Compiler
 from controlplane.readiness import Readiness
 from controlplane.registry import WritableRegistry
+from xds.standing import Waiting
 from xds.status import ProxyStatus, ResourceStatus
 from xds.types import Node, Snapshot
 
@@ -69,6 +70,10 @@ class Proxies(Protocol):
 
     def proxy(self, node_id: str) -> ProxyStatus | None:
         """Return one, None where it is not connected."""
+        ...
+
+    def waiting(self, node_id: str, type_url: str) -> Waiting | None:
+        """Tell what a type waits for on a proxy, None where it is not connected or does not ask for it."""
         ...
 
     def resources(self, node_id: str, type_url: str, *, after: str = "") -> Iterator[ResourceStatus]:
@@ -144,7 +149,8 @@ class Context:
     `discovery` gives what a node is to be told, None before there is anything; it is None where no xDS is served.
     `proxies` is None where no xDS server runs, `metrics` where METRICS_ENABLED=false. `script_problem` says why a
     script check cannot run here, None where it can. `report_error` hears of an unexpected exception with the
-    request's id. `monotonic` gives seconds, `random` a number in [0, 1), `request_id` a fresh id.
+    request's id. `monotonic` gives seconds, `wall_clock` those since the epoch, `random` a number in [0, 1),
+    `request_id` a fresh id.
     A write answers 202 where the catalog does not show it after `visible_within_s` (contract, section 3).
     """
 
@@ -162,6 +168,7 @@ class Context:
     version: str
     report_error: Callable[[Exception, str], None]
     monotonic: Callable[[], float]
+    wall_clock: Callable[[], float]
     random: Callable[[], float]
     request_id: Callable[[], str]
     discovery: Callable[[Node], Awaitable[Snapshot | None]] | None = None

@@ -78,6 +78,15 @@ def hashed(body: bytes, revision: str, link: str | None = None) -> Rendered:
     return Rendered(body, f'"{blake2b(body, digest_size=12).hexdigest()}"', revision, link)
 
 
+def guarded(body: bytes, stored: bytes, revision: str) -> Rendered:
+    """Tag a document by its content, and before the `+` by what of it is stored.
+
+    A write with `If-Match` asks whether anybody wrote meanwhile, not whether what is shown beside it has moved on.
+    """
+    shown, kept = (blake2b(each, digest_size=12).hexdigest() for each in (body, stored))
+    return Rendered(body, f'"{kept}+{shown}"', revision)
+
+
 class ReadyBytes:
     """Cache rendered services, the least recently used leaving first, bounded in bytes and in number.
 
@@ -323,6 +332,11 @@ def matches(condition: str, etag: str) -> bool:
     return any(f'"{tag}"' == etag for _, tag in _ENTITY_TAG.findall(condition))
 
 
+def _stored(etag: str) -> str:
+    """Return the part of an ETag that stands for what is stored; where it has no parts, all of it."""
+    return etag.strip('"').partition("+")[0]
+
+
 def require(request: web.Request, etag: str | None) -> bool:
     """Check the preconditions of a write; `etag` is the resource's, None where it does not exist.
 
@@ -336,7 +350,7 @@ def require(request: web.Request, etag: str | None) -> bool:
             raise invalid([Fault(header=name, detail=detail)])
     if if_match is not None:
         strong = {f'"{tag}"' for weak, tag in _ENTITY_TAG.findall(if_match) if not weak}
-        if etag is None or (if_match.strip() != "*" and etag not in strong):
+        if etag is None or (if_match.strip() != "*" and _stored(etag) not in map(_stored, strong)):
             now = "it does not exist" if etag is None else f"its ETag is {etag}"
             raise Problem(PRECONDITION_FAILED, f"If-Match asks for {if_match}, but {now}", current=etag)
     if if_none_match is not None and etag is not None and matches(if_none_match, etag):

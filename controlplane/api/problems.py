@@ -254,7 +254,7 @@ def invalid(faults: Sequence[Fault]) -> Problem:
 
 def unknown_service(name: str) -> Problem:
     """Return the problem of a service that does not exist."""
-    return Problem(UNKNOWN_SERVICE, f"no service is named {name!r}; GET /api/v1/services lists them")
+    return Problem(UNKNOWN_SERVICE, f"no service is named {name!r}; GET /api/v1/services lists them, POST registers")
 
 
 def unknown_proxy(node_id: str) -> Problem:
@@ -264,7 +264,9 @@ def unknown_proxy(node_id: str) -> Problem:
 
 def unknown_instance(service: str, instance_id: str) -> Problem:
     """Return the problem of an instance that does not exist."""
-    return Problem(UNKNOWN_INSTANCE, f"service {service!r} has no instance {instance_id!r}")
+    path = f"/api/v1/services/{service}/instances/{instance_id}"
+    detail = f"service {service!r} has no instance {instance_id!r}; if its ttl ran out, register it again: PUT {path}"
+    return Problem(UNKNOWN_INSTANCE, detail)
 
 
 def from_aiohttp(error: web.HTTPException, request: web.BaseRequest, *, meant: str | None = None) -> Problem:

@@ -1,11 +1,13 @@
 """What the core reports, turned into metrics and logs: it observes itself nowhere else."""
 
 import time
+from collections.abc import Hashable
 
 import structlog
 
 from controlplane.guard import Hold
 from controlplane.telemetry.metrics import Metrics
+from controlplane.views import NodeGroup
 from xds.history import safe_words
 from xds.protocol import Acked, Closed, Nacked, Regrouped, Sent, Subscribed
 from xds.protocol import Event as StreamEvent
@@ -113,10 +115,20 @@ class StreamObserver:
                         message="a gRPC client takes 4 MiB unless told otherwise; a delta client is sent parts",
                     )
             case Regrouped():
-                self._log.info("xds.regrouped", node_id=info.node.id, peer=info.peer, group=str(info.group))
+                self._log.info("xds.regrouped", node_id=info.node.id, peer=info.peer, **_told(info.group))
             case Closed():
                 self._open.discard(info.id)
                 self._metrics.streams(-1)
                 self._log.info("xds.disconnected", node_id=info.node.id, peer=info.peer)
             case _:
                 pass
+
+
+def _told(group: Hashable) -> dict[str, object]:
+    """Say in plain words what a node is told from now on: as which client, and which limited raw resources."""
+    if not isinstance(group, NodeGroup):
+        return {"group": str(group)}
+    told: dict[str, object] = {"client": str(group.flavour.client), "transport": str(group.flavour.transport)}
+    if group.gateway_port:
+        told["gateway_port"] = group.gateway_port
+    return told | {"raw_resources_for": sorted(str(limit) for limit in group.audience)}

@@ -23,6 +23,7 @@ from controlplane.registry.memory import MemoryRegistry
 from xds.types import Node, Snapshot
 
 EPOCH = "e"
+NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z, whatever day it is
 
 
 @dataclass
@@ -142,6 +143,7 @@ async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Runn
             "version": "1.2.3",
             "report_error": lambda error, _request_id: errors.append(error),
             "monotonic": clock,
+            "wall_clock": lambda: NOW,
             "random": lambda: 0.0,
             "request_id": lambda: f"r{next(ids)}",
             **changes,
