@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +146,7 @@ class Envoy:
     folder: Path
     client: aiohttp.ClientSession
     control_plane: ControlPlane
+    replicas: Sequence[ControlPlane] = ()
     binary: Path = field(default_factory=envoy_binary)
     protocol: Literal["delta", "sotw", "rest"] = "delta"
     node_id: str = "e2e"
@@ -165,8 +166,10 @@ class Envoy:
             bootstrap(
                 node_id=self.node_id,
                 cluster="e2e",
-                xds_host="127.0.0.1",
-                xds_port=self.control_plane.service_port if self.protocol == "rest" else self.control_plane.xds_port,
+                xds=[
+                    ("127.0.0.1", each.service_port if self.protocol == "rest" else each.xds_port)
+                    for each in (self.control_plane, *self.replicas)
+                ],
                 protocol=self.protocol,
                 admin_host="127.0.0.1",
                 admin_port=self.admin_port,
