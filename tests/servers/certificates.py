@@ -23,6 +23,14 @@ class Certificate:
     key: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Have a server speak TLS; where `client` is given, clients must show a certificate of the same authority."""
+
+    server: Certificate
+    client: Certificate | None = None
+
+
 class Authority:
     """Be a certificate authority that keeps its files in a folder; each one is different from every other."""
 

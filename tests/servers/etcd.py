@@ -2,26 +2,16 @@
 
 import asyncio
 import os
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import aiohttp
 from servers.binaries import etcd as binary
-from servers.certificates import Certificate, trusting
+from servers.certificates import Tls, trusting
+from servers.cluster import Cluster
 from servers.process import STOP_PATIENCE_S, Server, ServerFailed, port
 
 ROOT_PASSWORD = "root's own"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """Have a server speak TLS; where `client` is given, clients must show a certificate of the same authority."""
-
-    server: Certificate
-    client: Certificate | None = None
 
 
 class EtcdServer(Server):
@@ -152,70 +142,28 @@ class EtcdServer(Server):
         return revision
 
 
-class EtcdCluster:
-    """Run a cluster of etcd nodes: `async with EtcdCluster(folder) as cluster`; it has a leader from the start."""
+class EtcdCluster(Cluster[EtcdServer]):
+    """Run a cluster of etcd nodes."""
 
     def __init__(self, folder: Path, *, size: int = 3, tls: Tls | None = None) -> None:
         peers = {f"etcd-{number}": port() for number in range(1, size + 1)}
-        self.members = [
-            EtcdServer(folder / name, name=name, peer_port=peer_port, members=peers, tls=tls)
-            for name, peer_port in peers.items()
-        ]
+        super().__init__(
+            [
+                EtcdServer(folder / name, name=name, peer_port=peer_port, members=peers, tls=tls)
+                for name, peer_port in peers.items()
+            ]
+        )
 
     @property
     def addresses(self) -> str:
         """Return all members, as `ETCD_ENDPOINTS` takes them."""
         return ",".join(member.address for member in self.members)
 
-    async def __aenter__(self) -> Self:
-        try:
-            await self.start()
-        except BaseException:
-            await self.kill()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.kill()
-
-    async def start(self) -> None:
-        """Start every member and wait until each has a leader."""
-        for member in self.members:
-            member.launch()
-        await asyncio.gather(*(member.ready() for member in self.members))
-
-    async def kill(self) -> None:
-        """Crash every member."""
-        await asyncio.gather(*(member.kill() for member in self.members))
-
-    async def wipe(self) -> None:
-        """Crash every member, lose all data, and start an empty cluster on the same ports."""
-        await self.kill()
-        for member in self.members:
-            shutil.rmtree(member.data)
-        await self.start()
-
-    async def leader(self) -> EtcdServer:
-        """Return the member that leads, waiting for an election to end.
-
-        Raises:
-            ServerFailed: none led within a few seconds.
-        """
-        for _ in range(100):
-            for member in self.members:
-                if member.running and await self._leads(member):
-                    return member
-            await asyncio.sleep(0.1)
-        raise ServerFailed("no member became the leader")
-
-    async def _leads(self, member: EtcdServer) -> bool:
+    async def leads(self, member: EtcdServer) -> bool:
         try:
             status = await member.etcdctl("endpoint", "status", "--write-out", "fields")
         except ServerFailed:
             return False
-        fields = {
-            key.strip('" '): value.strip()
-            for key, _, value in (line.partition(":") for line in status.splitlines())
-            if value
-        }
+        lines = (line.partition(":") for line in status.splitlines())
+        fields = {key.strip('" '): value.strip() for key, _, value in lines}
         return fields["Leader"] == fields["MemberID"]

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from servers.binaries import missing
+from servers.consul import ConsulServer
 from servers.etcd import EtcdServer
 
 _NUMBERS = itertools.count(1)
@@ -37,3 +38,17 @@ async def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 def etcd_prefix() -> str:
     """Name a key prefix that no other test uses."""
     return f"/test-{next(_NUMBERS)}/"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_consul(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsulServer]:
+    """Run one Consul for all tests; ask for `consul`, which gives it to one test at a time."""
+    async with ConsulServer(tmp_path_factory.mktemp("consul")) as server:
+        yield server
+
+
+@pytest.fixture
+async def consul(shared_consul: ConsulServer) -> AsyncIterator[ConsulServer]:
+    """Give a test the shared Consul, empty. It has no part of its own, so it is emptied behind each test."""
+    yield shared_consul
+    await shared_consul.empty()

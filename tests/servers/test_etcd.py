@@ -5,8 +5,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from servers.certificates import Authority, trusting
-from servers.etcd import EtcdCluster, EtcdServer, Tls
+from servers.certificates import Authority, Tls, trusting
+from servers.etcd import EtcdCluster, EtcdServer
 from servers.process import ServerFailed
 
 pytestmark = pytest.mark.etcd
