@@ -26,7 +26,7 @@ def build(apt: Apt, work: Path) -> Path:
     if (free := shutil.disk_usage(work).free) < _SCRATCH_BYTES:
         raise ToolFailed(f"building kube-apiserver takes 3 GB in {work} for a while; there are {free / 1e9:.1f} free")
     archive = apt.source("kubernetes")
-    version = _version(archive)
+    version = version_of(archive)
     apt.unpack("golang-1.15-go", "golang-1.15-src", into=work / "go")
     root = _unpacked(archive, work / "path/src" / _PACKAGE)
     goroot = work / "go/usr/lib/go-1.15"
@@ -66,8 +66,12 @@ def build(apt: Apt, work: Path) -> Path:
     return binary
 
 
-def _version(archive: Path) -> str:
-    """Read upstream's version from the archive's name, `kubernetes_1.20.5+really1.20.2.orig.tar.gz`."""
+def version_of(archive: Path) -> str:
+    """Read upstream's version from the archive's name, `kubernetes_1.20.5+really1.20.2.orig.tar.gz`.
+
+    Raises:
+        ToolFailed: there is none in it.
+    """
     found = re.search(r"(\d+\.\d+\.\d+)\.orig\.tar", archive.name)
     if found is None:
         raise ToolFailed(f"{archive.name} does not say a version; was the package renamed?")
