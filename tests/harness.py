@@ -312,6 +312,21 @@ class Traffic:
         self._path = path
         self.seen: Counter[str] = Counter()
         self.failures: list[object] = []
+        self._under_way = 0
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+
+    async def pause(self) -> None:
+        """Send nothing for now, what is down is meant to be; return when every answer under way has come."""
+        self._wanted.clear()
+
+        async def idle() -> bool:
+            return self._under_way == 0
+
+        await eventually(idle, "every request has been answered")
+
+    def go_on(self) -> None:
+        self._wanted.set()
 
     async def __aenter__(self) -> "Traffic":
         self._tasks = [asyncio.create_task(self._send()) for _ in range(4)]
@@ -324,11 +339,15 @@ class Traffic:
 
     async def _send(self) -> None:
         while True:
+            await self._wanted.wait()
+            self._under_way += 1
             try:
                 status, body = await self._envoy.get(self._path)
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 self.failures.append(error)
                 continue
+            finally:
+                self._under_way -= 1
             if status == 200:
                 self.seen[body] += 1
             else:
