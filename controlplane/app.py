@@ -8,6 +8,7 @@ import errno
 import gc
 import random
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,17 +24,19 @@ from controlplane import api
 from controlplane.checks import Checks
 from controlplane.debounce import Debounce
 from controlplane.grpc_health import health_handler
+from controlplane.guard import Guard, Limits
 from controlplane.health.grpc import GrpcProbe
 from controlplane.health.http import HttpProbe, probe_session
 from controlplane.health.monitor import HealthMonitor
 from controlplane.health.script import ScriptProbe, script_problem
 from controlplane.health.tcp import TcpProbe
-from controlplane.intake import Intake
+from controlplane.intake import Clocks, Intake
+from controlplane.last_good import LastGoodFile, LastGoodKeeper, NotGood
 from controlplane.live import LiveCatalog
 from controlplane.model import (
     CheckType,
-    Event,
     Judged,
+    Resolved,
 )
 from controlplane.pick import Picker
 from controlplane.polled import PolledGroups
@@ -41,12 +44,15 @@ from controlplane.publish import Publisher
 from controlplane.raw.compile import Compiler
 from controlplane.raw.overlay import Overlay
 from controlplane.readiness import Readiness
-from controlplane.registry.journal import Journal, JournalError
-from controlplane.registry.memory import MemoryRegistry
+from controlplane.registry import Registry
+from controlplane.registry.merged import Merged
+from controlplane.remembered import LastGood, Remembered
 from controlplane.resolver import Resolver, system_resolve
 from controlplane.settings import Settings
+from controlplane.shares import Shares
+from controlplane.sources import EMBEDDED, SourceError, Sources, open_sources, required
 from controlplane.telemetry.metrics import Metrics
-from controlplane.telemetry.observers import PublicationObserver, StreamObserver
+from controlplane.telemetry.observers import IntakeObserver, PublicationObserver, StreamObserver
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
 from controlplane.views import by_name_only
@@ -58,6 +64,10 @@ from xds.status import Status
 
 DRAIN_S = 2.0
 """How long streams are given to end, one after another, when the process stops."""
+
+
+FALL_BACK_S = 5.0
+"""How long registries may take to say what there is before the last known good state is served in their place."""
 
 
 class StartError(Exception):
@@ -86,19 +96,32 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
     log = structlog.get_logger("controlplane")
     version = installed_version("service-discovery-controlplane")
     epoch = secrets.token_hex(4)
-    live = LiveCatalog(epoch=epoch, checks_enabled=settings.health_check_enabled)
+    member = f"{socket.gethostname()}-{epoch}"
+    live = LiveCatalog(
+        epoch=epoch,
+        checks_enabled=settings.health_check_enabled,
+        ranking=settings.registry_type if len(settings.registry_type) > 1 else (),
+    )
     readiness = Readiness()
     cache = SnapshotCache()
     status = Status(clock=time.time)
-    metrics = Metrics(live, version=version, tally=status.tally)
-
     async with AsyncExitStack() as stack:
-        journal = await _journal(settings, stack)
-        registry = MemoryRegistry(journal=journal)
-        verdicts = VerdictWriter(registry, lambda error: log.warning("verdict.unsaved", error=str(error)))
+        try:
+            sources = await open_sources(settings, member, stack)
+        except SourceError as error:
+            raise StartError(str(error)) from error
+        metrics = Metrics(
+            live,
+            version=version,
+            ages={source.name: source.age_s for source in sources.registries},
+            stale=lambda: intake.stale,
+            tally=status.tally,
+        )
+        _remark(sources, settings)
+        verdicts = VerdictWriter(sources.store, lambda error: log.warning("verdict.unsaved", error=str(error)))
         session = await stack.enter_async_context(probe_session())
 
-        def heard(event: Event) -> None:
+        def resolved(event: Resolved) -> None:
             live.apply(event)
 
         def judged(event: Judged) -> None:
@@ -133,8 +156,40 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             clock=time.monotonic,
             wall_clock=time.time,
         )
-        resolver = Resolver(emit=heard, resolve=system_resolve, clock=time.monotonic)
-        live.subscribe(Checks(live, monitor, resolver).on_change)
+        resolver = Resolver(emit=resolved, resolve=system_resolve, clock=time.monotonic)
+        checks = Checks(
+            live,
+            monitor,
+            resolver,
+            shares=Shares(member, waits=sources.shared),
+            verdicts=verdicts,
+            call_later=asyncio.get_running_loop().call_later,
+        )
+        live.subscribe(checks.on_change)
+        last_good = None if settings.data_dir is None else LastGoodFile(settings.data_dir)
+        known = None if last_good is None else await _last_known(last_good)
+        for event in () if known is None else known.events:
+            if isinstance(event, Resolved):
+                live.apply(event)
+        intake = Intake(
+            live,
+            remembered=None if known is None else _remembered(known, settings),
+            merged=Merged(settings.registry_type, store=sources.store.name),
+            guard=Guard(
+                Limits(
+                    window_s=settings.guard_window,
+                    hold_s=settings.guard_hold,
+                    service_share=settings.guard_service_share,
+                    service_minimum=settings.guard_service_minimum,
+                    total_share=settings.guard_total_share,
+                    total_minimum=settings.guard_total_minimum,
+                )
+            ),
+            store=sources.store.name,
+            work=checks,
+            observer=IntakeObserver(),
+            clocks=Clocks(monotonic=time.monotonic, wall=time.time, call_later=asyncio.get_running_loop().call_later),
+        )
         compiler = Compiler()
         publisher = Publisher(
             live=live,
@@ -147,7 +202,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             overlay=Overlay(compiler),
             regroup=lambda: server.regroup(),  # noqa: PLW0108 - the server is made below, of this publisher
         )
-        readiness.add(f"registry/{registry.name}", lambda: _unless(registry.name in live.current.synced, "not in sync"))
+        for source in sources.registries:
+            _ask_registry(readiness, live, intake, source, required=source.name in required(settings))
+        readiness.add("guard", lambda: _holds(intake), required=False)
         # These two hold up the first publication only: what is registered later must not make readiness flap.
         readiness.add(
             "dns",
@@ -159,8 +216,12 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         )
         readiness.add("snapshot", lambda: _unless(publisher.ready, "nothing has been published yet"))
         readiness.add("resources", lambda: _refusals(publisher), required=False)
-        if journal is not None:
+        if (journal := sources.journal) is not None:
             readiness.add("journal", lambda: journal.fault or _refused_lines(journal.refused), required=False)
+        keeper = None
+        if last_good is not None:
+            keeper = LastGoodKeeper(last_good, live, registries=frozenset(required(settings)))
+            readiness.add(last_good.path.name, lambda: keeper.fault or None, required=False)
 
         grpc_status = grpc_health.aio.HealthServicer()
         loads = LoadReports()
@@ -185,7 +246,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         app = api.build(
             api.Context(
                 live=live,
-                registry=registry,
+                registry=sources.store,
+                guard=intake,
+                freshness=lambda: _freshness(sources.registries, live, stale=bool(intake.stale)),
                 picker=Picker(random=random.Random(), clock=time.monotonic),  # noqa: S311 - nothing secret
                 reports=monitor,
                 readiness=readiness,
@@ -200,14 +263,24 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                 version=version,
                 report_error=lambda error, request_id: log.error("http.error", request_id=request_id, exc_info=error),
                 monotonic=time.monotonic,
+                wall_clock=time.time,
                 random=random.random,
                 request_id=lambda: secrets.token_hex(8),
             )
         )
 
         async def first_state() -> None:
-            while registry.name not in live.current.synced:
-                await live.wait()
+            wanted = required(settings)
+            try:
+                async with asyncio.timeout(None if known is None else FALL_BACK_S):
+                    while not live.current.synced.issuperset(wanted):
+                        await live.wait()
+            except TimeoutError:
+                silent = [name for name in wanted if name not in live.current.synced]
+                if stale := intake.fall_back(silent):
+                    log.warning("last_known_good.served", registries=sorted(stale), saved=_ago(known))
+                while not live.current.synced.union(stale).issuperset(wanted):
+                    await live.wait()
             await resolver.first_round()
             await monitor.first_round()
 
@@ -229,8 +302,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             background = [
                 tasks.create_task(part, name=name)
                 for name, part in (
-                    ("registry", registry.run(Intake(live).heard)),
+                    *((f"registry {source.name}", source.run(intake.heard)) for source in sources.registries),
                     ("verdicts", verdicts.run()),
+                    *((("last known good", keeper.run()),) if keeper is not None else ()),
                     ("resolver", resolver.run()),
                     ("monitor", monitor.run()),
                     ("publisher", publish()),
@@ -253,20 +327,71 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                     task.cancel()
 
 
-async def _journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
-    if settings.data_dir is None:
-        structlog.get_logger("controlplane.journal").warning(
+def _remark(sources: Sources, settings: Settings) -> None:
+    log = structlog.get_logger("controlplane.journal")
+    if settings.data_dir is None and sources.store.name == EMBEDDED:
+        log.warning(
             "journal.absent", message="DATA_DIR is not set: a restart forgets all registrations, and proxies follow"
         )
-        return None
+    for remark in () if sources.journal is None else sources.journal.remarks:
+        log.warning("journal.remark", message=remark)
+
+
+async def _last_known(file: LastGoodFile) -> LastGood | None:
     try:
-        opened = await asyncio.to_thread(Journal.open, settings.data_dir)
-    except JournalError as error:
-        raise StartError(str(error)) from error
-    journal = await stack.enter_async_context(opened)
-    for remark in journal.remarks:
-        structlog.get_logger("controlplane.journal").warning("journal.remark", message=remark)
-    return journal
+        return await asyncio.to_thread(file.read)
+    except NotGood as error:
+        structlog.get_logger("controlplane").error("last_known_good.refused", reason=str(error))
+        return None
+
+
+def _remembered(known: LastGood, settings: Settings) -> Remembered:
+    # Older than a hold would last, it is no measure of what is missing: addresses have changed hands since.
+    fresh = time.time() - known.confirmed_at <= settings.guard_hold
+    return Remembered(known, settings.registry_type, journalled=frozenset({EMBEDDED}), fresh=fresh)
+
+
+def _ago(known: LastGood | None) -> str:
+    return "never" if known is None else f"{max(0.0, time.time() - known.confirmed_at):.0f} s ago"
+
+
+def _ask_registry(readiness: Readiness, live: LiveCatalog, intake: Intake, source: Registry, *, required: bool) -> None:
+    """Let readiness ask whether a registry has said what there is, can be heard, and holds nothing unusable."""
+    name = source.name
+
+    def silent() -> str | None:
+        if name in live.current.synced or name in intake.stale:
+            return None
+        why = live.current.lost.get(name)
+        return "not in sync" if why is None else f"not in sync: {why}"
+
+    def unheard() -> str | None:
+        if name in intake.stale:
+            return f"the last known good state is served in its place: {live.current.lost.get(name, 'it is silent')}"
+        why = live.current.lost.get(name)
+        return None if why is None else f"lost for {source.age_s():.0f} s, what it said last stands: {why}"
+
+    def unusable() -> str | None:
+        remarks = [f"{where}: {why}" for where, why in sorted(source.remarks.items())]
+        return f"{len(remarks)} objects are left out: " + "; ".join(remarks[:5]) if remarks else None
+
+    readiness.add(f"registry/{name}", silent, required=required)
+    readiness.add(f"connection/{name}", unheard, required=False)
+    readiness.add(f"objects/{name}", unusable, required=False)
+
+
+def _holds(intake: Intake) -> str | None:
+    said = [f"{hold.id}: {len(hold.keys)} instances are held, because {hold.reason}" for hold in intake.holds()]
+    return "; ".join(said) or None
+
+
+def _freshness(registries: Sequence[Registry], live: LiveCatalog, *, stale: bool) -> api.Freshness:
+    return api.Freshness(
+        age_s=max(source.age_s() for source in registries),
+        connected=not live.current.lost,
+        known=stale or not live.current.synced.isdisjoint(source.name for source in registries),
+        stale=stale,
+    )
 
 
 @asynccontextmanager

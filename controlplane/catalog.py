@@ -57,6 +57,7 @@ class Scope(Enum):
 class Entry:
     """Hold one instance with what is known about it. `checked`: a check is asked for and checks are on.
 
+    `verdict` is what our checks concluded, `stated` what the registry says of it by itself.
     `held` is the id of the mass-loss guard's hold that keeps it offered though its registry has lost it; else "".
     """
 
@@ -64,14 +65,20 @@ class Entry:
     registry: str
     checked: bool
     verdict: Verdict | None = None
+    stated: Verdict | None = None
     held: str = ""
     revision: int = 0
 
     @property
     def status(self) -> HealthStatus:
-        """Return what the instance counts as: draining wins, unchecked is healthy, unjudged is unknown."""
+        """Return what the instance counts as: draining wins, then anything but healthy that the registry states.
+
+        Else it is what our checks concluded; unchecked is healthy, unjudged is unknown.
+        """
         if self.instance.draining:
             return HealthStatus.DRAINING
+        if self.stated is not None and self.stated.status is not HealthStatus.HEALTHY:
+            return self.stated.status
         if not self.checked:
             return HealthStatus.HEALTHY
         return HealthStatus.UNKNOWN if self.verdict is None else self.verdict.status
@@ -84,7 +91,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Hold a service: its entries by id, its own policy, and since when its cluster is kept though empty.
+    """Hold a service: its entries by id, its own policy (and which registry has that), its cluster's grace.
 
     `revision` is that of its last change; `emptied_at` the one that took its last instance, while its cluster
     has grace. A service is known while it has entries, a policy, or grace.
@@ -93,6 +100,7 @@ class Service:
     name: ServiceName
     entries: Mapping[InstanceId, Entry] = field(default_factory=lambda: MappingProxyType({}))
     own_policy: Policy | None = None
+    policy_registry: str = ""
     emptied_at: int | None = None
     revision: int = 0
 
@@ -113,10 +121,11 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawEntry:
-    """Hold a raw resource and the revision of its last change."""
+    """Hold a raw resource, the registry that has it, and the revision of its last change."""
 
     resource: RawResource
     revision: int
+    registry: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +143,7 @@ class Change:
 class Catalog:
     """Hold everything that exists at one revision.
 
+    `ranking` names the registries, first the one whose instance has an address that two of them claim.
     `synced` names the registries that have said everything at least once, `lost` those that cannot be heard now,
     with the reason.
     """
@@ -145,6 +155,7 @@ class Catalog:
     synced: frozenset[str] = frozenset()
     lost: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     checks_enabled: bool = True
+    ranking: tuple[str, ...] = ()
 
     def apply(self, event: Event) -> "tuple[Catalog, Change | None]":
         """Return the catalog after `event`, and what it changed; the same catalog and None for no change."""
@@ -165,7 +176,7 @@ class Catalog:
                 known_entry = self.raw.get(resource.key)
                 if known_entry is not None and known_entry.resource == resource:
                     return self, None
-                entry = RawEntry(resource=resource, revision=self.revision + 1)
+                entry = RawEntry(resource=resource, revision=self.revision + 1, registry=event.registry)
                 return self._resources({**self.raw, resource.key: entry}, event)
             case DeleteResource():
                 if event.key not in self.raw:
@@ -272,6 +283,7 @@ class Catalog:
             registry=event.registry,
             checked=instance.checked and self.checks_enabled,
             verdict=verdict,
+            stated=event.stated,
             revision=revision,
         )
         if old is not None and replace(old, revision=revision) == entry and same_instance(old.instance, instance):
@@ -308,11 +320,14 @@ class Catalog:
             changed, Change(revision=revision, scope=Scope.ENDPOINTS, services=(service.name,), event=event)
         )
 
-    def _policy(self, service: Service, policy: Policy | None, event: Event) -> "tuple[Catalog, Change | None]":
-        if service.own_policy == policy:
+    def _policy(
+        self, service: Service, policy: Policy | None, event: PutPolicy | DeletePolicy
+    ) -> "tuple[Catalog, Change | None]":
+        if service.own_policy == policy and (policy is None or service.policy_registry == event.registry):
             return self, None
         change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
-        return self._with(replace(service, own_policy=policy), change)
+        registry = "" if policy is None else event.registry
+        return self._with(replace(service, own_policy=policy, policy_registry=registry), change)
 
     def _grace_over(self, event: GraceOver) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.service)

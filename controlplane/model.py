@@ -328,11 +328,16 @@ class RawResource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutInstance:
-    """Say that a registry holds this instance, with the last known verdict where it keeps one."""
+    """Say that a registry holds this instance.
+
+    `verdict` is the last known one of our checks, where the registry keeps it with the instance; `stated` is what
+    the registry itself says of its health (Consul's checks, Kubernetes' readiness), whether or not we check it.
+    """
 
     instance: Instance
     registry: str
     verdict: Verdict | None = None
+    stated: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -441,7 +446,10 @@ class Members:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Say that a person let go what the mass-loss guard holds, here or at another control plane."""
+    """Say that a person let go what the mass-loss guard holds, here or at another control plane.
+
+    `hold` is a hold's id, or the key of one instance.
+    """
 
     hold: str
     registry: str

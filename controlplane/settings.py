@@ -24,6 +24,10 @@ RemotePort = Annotated[int, Field(ge=1, le=65535)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A part of a whole, 0 to 1."""
+
+
 def _age(value: float) -> float:
     if 0 < value < 1:
         raise ValueError("must be 0 (streams last for ever) or at least 1: proxies reconnect at the end of it")
@@ -75,6 +79,13 @@ class Settings(BaseModel):
 
     registry_type: Annotated[tuple[RegistryType, ...], BeforeValidator(_split), Field(min_length=1)] = ("memory",)
     registry_optional: CommaList = ()
+    cache_ttl: PositiveSeconds = 30.0
+    guard_hold: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 600.0
+    guard_window: PositiveSeconds = 10.0
+    guard_service_share: Share = 0.5
+    guard_service_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 4
+    guard_total_share: Share = 0.2
+    guard_total_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     consul_host: str = "localhost"
     consul_port: RemotePort = 8500
     consul_scheme: Literal["http", "https"] = "http"
@@ -93,6 +104,7 @@ class Settings(BaseModel):
     kubeconfig: str | None = None
     kubernetes_namespaces: CommaList = ()
     kubernetes_label_selector: str = ""
+    pod_namespace: str | None = None
 
     xds_host: str = "0.0.0.0"
     xds_port: Port = 18000

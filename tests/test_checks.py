@@ -10,7 +10,10 @@ from controlplane.health import Outcome, OutcomeKind
 from controlplane.health.monitor import HealthMonitor
 from controlplane.live import LiveCatalog
 from controlplane.model import CheckType, DeleteInstance, Instance, Resolved
+from controlplane.registry.memory import MemoryRegistry
 from controlplane.resolver import Resolver
+from controlplane.shares import Shares
+from controlplane.verdicts import VerdictWriter
 
 pytestmark = pytest.mark.unit
 
@@ -47,7 +50,15 @@ def monitor() -> HealthMonitor:
 @pytest.fixture
 def resolver(live: LiveCatalog, monitor: HealthMonitor) -> Resolver:
     resolver = Resolver(emit=lambda _event: None, resolve=nowhere, clock=lambda: 0.0)
-    live.subscribe(Checks(live, monitor, resolver).on_change)
+    checks = Checks(
+        live,
+        monitor,
+        resolver,
+        shares=Shares("me"),
+        verdicts=VerdictWriter(MemoryRegistry(journal=None), lambda _error: None),
+        call_later=lambda _delay, _call: None,
+    )
+    live.subscribe(checks.on_change)
     return resolver
 
 

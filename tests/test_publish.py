@@ -492,6 +492,25 @@ async def test_what_grpc_clients_would_refuse_is_kept_from_them_alone() -> None:
         assert seen[-1].of_type(ENDPOINT) != first.of_type(ENDPOINT)
 
 
+async def test_what_is_kept_from_grpc_clients_is_no_refusal_once_the_last_of_them_has_gone() -> None:
+    async with publishing(put("web", "a")) as world:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publish.lint, "grpc_problems", lambda _planned: ["too much"])
+            async with watching(world, GRPC_NODE):
+                await world.apply(put("web", "b", port=2))
+                assert list(world.publisher.refused) == ["web"]
+            assert world.publisher.refused == {}  # at once: nobody need publish anything first
+
+            await world.apply(put("api", "a"))
+            async with watching(world, GRPC_NODE) as again:
+                await until(again)
+                assert sorted(world.publisher.refused) == ["api", "web"]
+        async with watching(world, GRPC_NODE) as mended:
+            await world.apply(put("web", "c", port=3), put("api", "b", port=2))
+            assert world.publisher.refused == {}
+            assert set(mended[-1].of_type(CLUSTER)) == {"api", "web"}
+
+
 async def test_overprovisioning_changes_nothing_where_there_is_one_priority() -> None:
     """N-05: all priorities are 0, so a client that cannot overprovision is told what every other is."""
     feature = frozenset({"envoy.lb.does_not_support_overprovisioning"})

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from xds.history import Changes, Refusal, Refused, safe_words
 from xds.protocol import Acked, Closed, Event, Ignored, Nacked, Outdated, Regrouped, Sent, Subscribed
-from xds.standing import Standing, State
+from xds.standing import Standing, State, Waiting
 from xds.types import Node, Resource
 
 __all__ = [
@@ -46,6 +46,7 @@ class StreamInfo:
     standing: Callable[[str, str], Standing | None] = field(
         repr=False, compare=False, default=lambda _type, _name: None
     )
+    waiting: Callable[[str], Waiting | None] = field(repr=False, compare=False, default=lambda _type: None)
 
 
 _WORST_FIRST = (State.ERROR, State.STALE, State.NOT_SENT, State.SYNCED)
@@ -276,17 +277,26 @@ class Status:
         streams = self._by_node.get(node_id)
         return self._proxy(streams) if streams else None
 
+    def waiting(self, node_id: str, type_url: str) -> Waiting | None:
+        """Tell what a type waits for on a proxy's newest stream that has it; None where none has."""
+        newest = self._newest(node_id, type_url)
+        return None if newest is None else newest.info.waiting(type_url)
+
+    def _newest(self, node_id: str, type_url: str) -> _Stream | None:
+        """Find the stream that counts where several of a node have a type, as in `ProxyStatus.types`."""
+        streams = self._by_node.get(node_id, {})
+        return next((streams[key] for key in sorted(streams, reverse=True) if type_url in streams[key].types), None)
+
     def resources(self, node_id: str, type_url: str, *, after: str = "") -> Iterator[ResourceStatus]:
         """List what a proxy asks for, holds and refuses of a type, by name, each looked up when it is asked for.
 
         Begins behind the name `after`. A client that left a response unapplied without a word (S-06) did not refuse
         it: that is STALE. Where several streams of a node have the type, the newest counts, as in `ProxyStatus.types`.
         """
-        streams = self._by_node.get(node_id, {})
-        having = [streams[key] for key in sorted(streams) if type_url in streams[key].types]
-        if not having:
+        newest = self._newest(node_id, type_url)
+        if newest is None:
             return
-        info, seen = having[-1].info, having[-1].types[type_url]
+        info, seen = newest.info, newest.types[type_url]
         updated_at = seen.changes.at()
         names = info.names(type_url)
         for name in islice(names, bisect_right(names, after) if after else 0, None):

@@ -11,13 +11,13 @@ from aiohttp import web
 
 from controlplane.api import openapi
 from controlplane.api.bodies import MAX_BODY_BYTES
-from controlplane.api.context import Context, HealthDefaults, Metrics, Pick, Picker, Proxies
+from controlplane.api.context import Context, Freshness, HealthDefaults, Metrics, Pick, Picker, Proxies
 from controlplane.api.edge import Edge
 from controlplane.api.operations import Handler
 from controlplane.api.server import Runner
 from controlplane.api.table import OPERATIONS
 
-__all__ = ["Context", "HealthDefaults", "Metrics", "Pick", "Picker", "Proxies", "Runner", "build"]
+__all__ = ["Context", "Freshness", "HealthDefaults", "Metrics", "Pick", "Picker", "Proxies", "Runner", "build"]
 
 
 def build(context: Context) -> web.Application:

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
-from controlplane.api.edge import Edge, Rendered, hashed
+from controlplane.api.edge import Edge, Rendered, hashed, say_age
 from controlplane.api.operations import BASE, CONDITIONAL, Operation, shown
 from controlplane.api.parameters import (
     CURSOR,
@@ -142,8 +142,6 @@ async def get_service(edge: Edge, request: web.Request) -> web.Response:
     def render() -> Rendered:
         service = known_service(edge, name)
         ready = edge.ready_bytes.get(service, raw_query)
-        if edge.context.metrics is not None:
-            edge.context.metrics.cache_read(ready is not None)
         if ready is None:
             ready = _render_service(edge, request, service)
             edge.ready_bytes.put(service, raw_query, ready)
@@ -177,6 +175,7 @@ async def get_instance(edge: Edge, request: web.Request) -> web.Response:
 async def pick_instance(edge: Edge, request: web.Request) -> web.Response:
     """Answer with one instance, chosen by a strategy."""
     query = read_query(request, (STRATEGY, KEY))
+    freshness = await edge.fresh(request)
     service = known_service(edge, request.match_info["name"])
     catalog = edge.context.live.current
 
@@ -200,7 +199,9 @@ async def pick_instance(edge: Edge, request: web.Request) -> web.Response:
     }
     revision = edge.context.live.label(service.revision)
     # Every call chooses anew: the tag tells equal answers, it does not make the choice last.
-    return hashed(orjson.dumps(document), revision).response()
+    response = hashed(orjson.dumps(document), revision).response()
+    say_age(response, freshness)
+    return response
 
 
 async def get_health(edge: Edge, request: web.Request) -> web.Response:

@@ -180,7 +180,7 @@ def bootstrap(
 def render(
     file: Annotated[Path, typer.Option("--file", "-f", exists=True, dir_okay=False, help="YAML file of services.")],
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", file_okay=False, help="With `-o files`: the folder to write.")
+        Path | None, typer.Argument(metavar="DIR", file_okay=False, help="With `-o files`: the folder to write.")
     ] = None,
     output: Annotated[
         RenderFormat, typer.Option("--output", "-o", help="The form of what is printed; files go to DIR.")

@@ -22,7 +22,7 @@ EXPIRED = "ttl expired"
 
 
 class Delivered:
-    """Hold the instances that a registry has delivered, with the verdict where the registry itself states one."""
+    """Hold the instances that a registry has delivered, with what the registry itself says of their health."""
 
     def __init__(self, registry: str) -> None:
         self._registry = registry
@@ -43,13 +43,13 @@ class Delivered:
         """Return the keys of all, in no order."""
         return list(self._known)
 
-    def put(self, instance: Instance, verdict: Verdict | None = None) -> list[RegistryEvent]:
+    def put(self, instance: Instance, stated: Verdict | None = None) -> list[RegistryEvent]:
         """Take an instance as it is now; return what there is to tell, which is nothing where nothing differs."""
         known = self._known.get(instance.key)
-        if known is not None and known[1] == verdict and same_instance(known[0], instance):
+        if known is not None and known[1] == stated and same_instance(known[0], instance):
             return []
-        self._known[instance.key] = instance, verdict
-        return [PutInstance(instance=instance, registry=self._registry, verdict=verdict)]
+        self._known[instance.key] = instance, stated
+        return [PutInstance(instance=instance, registry=self._registry, stated=stated)]
 
     def delete(self, key: InstanceKey, reason: str = "deregistered") -> list[RegistryEvent]:
         """Take a deletion that is trusted; return what there is to tell."""
@@ -65,6 +65,6 @@ class Delivered:
     def relist(self, listing: Mapping[InstanceKey, tuple[Instance, Verdict | None]]) -> list[RegistryEvent]:
         """Take everything that the registry holds now; return the puts that differ, then what is missing."""
         told: list[RegistryEvent] = []
-        for instance, verdict in listing.values():
-            told += self.put(instance, verdict)
+        for instance, stated in listing.values():
+            told += self.put(instance, stated)
         return told + self.lose([key for key in self._known if key not in listing], MISSING)

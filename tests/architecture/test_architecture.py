@@ -1,6 +1,7 @@
 """The laws that can be read off the files."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,35 @@ def test_no_module_is_a_drawer_for_anything() -> None:
     named = {path.stem for package in ("controlplane", "xds") for path in (ROOT / package).rglob("*.py")}
 
     assert named & drawers == set()
+
+
+def quoted_rules(path: Path) -> set[str]:
+    """Return the content rules that a module's messages quote; what docstrings and comments cite is not shown."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, documented)]
+    prose = {
+        id(statement.value)
+        for body in bodies
+        for statement in body
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    }
+    texts = (
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    )
+    return {rule for text in texts for rule in re.findall(r"\b(C-\d\d)\b", text)}
+
+
+def test_every_content_rule_that_a_message_quotes_is_explained_and_no_other() -> None:
+    page = (ROOT / "docs/content-rules.md").read_text()
+    explained = re.findall(r"^## (C-\d\d)$", page, re.MULTILINE)
+    quoted = set().union(*map(quoted_rules, (ROOT / "controlplane").rglob("*.py")))
+
+    assert explained == sorted(quoted)
+    for section in page.split("\n## ")[1:]:
+        assert re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE) == ["Rule", "Why", "Remedy"], section[:4]
 
 
 def test_constraints_name_no_place() -> None:

@@ -1,12 +1,16 @@
 """What is said aloud of what clients do."""
 
+from dataclasses import replace
+
 import pytest
 from structlog.testing import capture_logs
 
 from controlplane.live import LiveCatalog
+from controlplane.raw.overlay import Limit
 from controlplane.telemetry.metrics import Metrics
 from controlplane.telemetry.observers import StreamObserver
-from xds.messages import Nacked, Sent, Subscribed
+from controlplane.views import GRPC, NodeGroup
+from xds.messages import Nacked, Regrouped, Sent, Subscribed
 from xds.status import Status, StreamInfo
 from xds.types import CLUSTER, SECRET, Node
 
@@ -87,3 +91,34 @@ def test_f_01_a_response_that_a_grpc_client_may_not_take_is_counted_and_said() -
     assert 'xds_oversized_responses_total{type="CDS"} 1.0' in exposition
     assert 'xds_responses_total{type="CDS"} 2.0' in exposition
     assert [line["size_bytes"] for line in lines if line["event"] == "xds.oversized"] == [4 * 1024 * 1024 + 1]
+
+
+@pytest.mark.parametrize(
+    ("group", "told"),
+    [
+        pytest.param(
+            NodeGroup(gateway_port=10001, audience=frozenset({Limit(("edge",), ("eu-1", "eu-2")), Limit(("edge",))})),
+            {
+                "client": "envoy",
+                "transport": "ads",
+                "gateway_port": 10001,
+                "raw_resources_for": ["clusters edge", "clusters edge in zones eu-1, eu-2"],
+            },
+            id="an Envoy",
+        ),
+        pytest.param(
+            NodeGroup(flavour=GRPC),
+            {"client": "grpc", "transport": "ads", "raw_resources_for": []},
+            id="a gRPC client, which has no gateway",
+        ),
+    ],
+)
+def test_what_a_node_is_told_from_now_on_is_said_in_plain_words(group: NodeGroup, told: dict[str, object]) -> None:
+    live = LiveCatalog(epoch="e", call_later=lambda *_: None)
+    with capture_logs() as lines:
+        observer = StreamObserver(Status(clock=lambda: 1.0), Metrics(live, version="1"))
+        observer.on_event(replace(INFO, group=group), Regrouped())
+
+    (line,) = (line for line in lines if line["event"] == "xds.regrouped")
+    assert line.items() >= told.items()
+    assert "(" not in str(line["raw_resources_for"])
