@@ -1,15 +1,19 @@
 """The registries that the contract suite is run against: one entry each."""
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from registry.harness import Subject, VirtualClock
+from servers.etcd import EtcdServer
 
-from controlplane.registry import WritableRegistry
+from controlplane.registry import Sharing, WritableRegistry
+from controlplane.registry.etcd import Credentials, EtcdRegistry
 from controlplane.registry.journal import Journal
 from controlplane.registry.memory import MemoryRegistry
 
@@ -54,9 +58,29 @@ def memory_with_journal(request: pytest.FixtureRequest) -> Subject:
     return Subject(open=start, advance=clock.advance)
 
 
+def etcd(request: pytest.FixtureRequest) -> Subject:
+    server: EtcdServer = request.getfixturevalue("shared_etcd")
+    prefix: str = request.getfixturevalue("etcd_prefix")
+    members = itertools.count(1)
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[WritableRegistry]:
+        async with EtcdRegistry(
+            endpoints=[server.address],
+            prefix=prefix,
+            credentials=Credentials(),
+            sharing=Sharing(member=f"member-{next(members)}", ttl_s=10.0),
+            random=Random(1),
+        ) as registry:
+            yield registry
+
+    return Subject(open=start, shared=True)
+
+
 ENTRIES = {
     "memory": Entry(subject=memory, mark=pytest.mark.unit, remembers=False, virtual=True),
     "memory with a journal": Entry(subject=memory_with_journal, mark=pytest.mark.unit, virtual=True),
+    "etcd": Entry(subject=etcd, mark=pytest.mark.etcd),
 }
 
 
