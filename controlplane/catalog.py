@@ -55,8 +55,10 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Hold one instance with what is known about it. `checked`: a check is asked for and checks are on.
+    """Hold one instance with what is known about it.
 
+    `checked`: the verdict decides, because a check is asked for and checks are on, or because it is `stated`: the
+    registry's own, by checks that are not ours.
     `held` is the id of the mass-loss guard's hold that keeps it offered though its registry has lost it; else "".
     """
 
@@ -64,6 +66,7 @@ class Entry:
     registry: str
     checked: bool
     verdict: Verdict | None = None
+    stated: bool = False
     held: str = ""
     revision: int = 0
 
@@ -264,14 +267,15 @@ class Catalog:
         service = self.services.get(key.service) or Service(name=key.service)
         old = service.entries.get(key.id)
         verdict = event.verdict
-        if verdict is None and old is not None and same_target(old.instance, instance):
+        if verdict is None and old is not None and not old.stated and same_target(old.instance, instance):
             verdict = old.verdict
         revision = self.revision + 1
         entry = Entry(
             instance=instance,
             registry=event.registry,
-            checked=instance.checked and self.checks_enabled,
+            checked=event.stated or (instance.checked and self.checks_enabled),
             verdict=verdict,
+            stated=event.stated,
             revision=revision,
         )
         if old is not None and replace(old, revision=revision) == entry and same_instance(old.instance, instance):

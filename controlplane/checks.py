@@ -39,7 +39,7 @@ class Checks:
 
     def _check(self, key: InstanceKey) -> None:
         entry = self._live.current.entry(key)
-        if entry is None or not entry.checked:
+        if entry is None or not entry.checked or entry.stated:
             self._monitor.forget(key)
         else:
             self._monitor.watch(entry.instance, self._live.current.address_of(entry.instance), entry.verdict)

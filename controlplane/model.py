@@ -328,11 +328,16 @@ class RawResource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutInstance:
-    """Say that a registry holds this instance, with the last known verdict where it keeps one."""
+    """Say that a registry holds this instance, with the last known verdict where it keeps one.
+
+    `stated`: the verdict is the registry's own, from checks that are not ours to make; it counts as long as it stands
+    here, whether checks of ours are on or not.
+    """
 
     instance: Instance
     registry: str
     verdict: Verdict | None = None
+    stated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,8 @@ class Delivered:
         if known is not None and known[1] == verdict and same_instance(known[0], instance):
             return []
         self._known[instance.key] = instance, verdict
-        return [PutInstance(instance=instance, registry=self._registry, verdict=verdict)]
+        stated = verdict is not None
+        return [PutInstance(instance=instance, registry=self._registry, verdict=verdict, stated=stated)]
 
     def delete(self, key: InstanceKey, reason: str = "deregistered") -> list[RegistryEvent]:
         """Take a deletion that is trusted; return what there is to tell."""

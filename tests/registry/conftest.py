@@ -1,5 +1,6 @@
 """The registries that the contract suite is run against: one entry each."""
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from registry.consul import consul_registry
 from registry.harness import Subject, VirtualClock
+from servers.consul import ConsulServer
 
 from controlplane.registry import WritableRegistry
 from controlplane.registry.journal import Journal
@@ -54,9 +57,22 @@ def memory_with_journal(request: pytest.FixtureRequest) -> Subject:
     return Subject(open=start, advance=clock.advance)
 
 
+def consul(request: pytest.FixtureRequest) -> Subject:
+    server: ConsulServer = request.getfixturevalue("consul")
+    starts = itertools.count(1)
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[WritableRegistry]:
+        async with consul_registry(server, member=f"start-{next(starts)}") as registry:
+            yield registry
+
+    return Subject(open=start, shared=True)
+
+
 ENTRIES = {
     "memory": Entry(subject=memory, mark=pytest.mark.unit, remembers=False, virtual=True),
     "memory with a journal": Entry(subject=memory_with_journal, mark=pytest.mark.unit, virtual=True),
+    "consul": Entry(subject=consul, mark=pytest.mark.consul),
 }
 
 
