@@ -102,14 +102,17 @@ class Feed:
         expired: list[InstanceKey] = []
         members = frozenset(self._members)
         for event in events:
-            deleted = event.type == rpc.Event.DELETE
+            kv = None if event.type == rpc.Event.DELETE else event.kv
             if (path := self._keys.path(event.kv.key)) is not None:
-                yield from self._document(path, None if deleted else event.kv)
-            elif (place := self._keys.place(event.kv.key)) is not None and (key := self._key(place)) is not None:
-                if not deleted:
-                    yield from self._put(key, event.kv)
+                yield from self._document(path, kv)
+            elif (place := self._keys.place(event.kv.key)) is not None:
+                if kv is None:
+                    self._remarks.pop(self._named(place), None)
+                if (key := self._key(place, there=kv is not None)) is None:
                     continue
-                self._remarks.pop(self._named(place), None)
+                if kv is not None:
+                    yield from self._put(key, kv)
+                    continue
                 self.view.delete(key, revision)
                 if event.prev_kv.lease and str(key) not in asked:
                     expired.append(key)
@@ -123,11 +126,12 @@ class Feed:
         if self._member is not None:
             yield Members(ids=frozenset({*self._members, self._member}), registry=self._registry)
 
-    def _key(self, place: str) -> InstanceKey | None:
+    def _key(self, place: str, *, there: bool = True) -> InstanceKey | None:
         try:
             return instance_key(place)
         except Unreadable as error:
-            self._remark(self._named(place), error)
+            if there:
+                self._remark(self._named(place), error)
             return None
 
     def _put(self, key: InstanceKey, kv: Any) -> list[RegistryEvent]:
