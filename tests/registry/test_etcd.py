@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import instance, verdict
@@ -12,6 +13,7 @@ from servers.etcd import EtcdServer
 from controlplane.model import (
     DeleteInstance,
     HealthCheck,
+    Lost,
     Members,
     Missing,
     PutInstance,
@@ -19,7 +21,7 @@ from controlplane.model import (
     Synced,
 )
 from controlplane.policy import Policy
-from controlplane.registry import REMARKS_MAX, UnknownInstance
+from controlplane.registry import REMARKS_MAX, RegistryUnavailable, UnknownInstance
 
 pytestmark = pytest.mark.etcd
 
@@ -344,3 +346,26 @@ class TestSharing:
         ):
             await here.release("web/a")
             assert await told.next() == Release(hold="web/a", registry="etcd")
+
+
+class TestRenewals:
+    async def test_many_at_once_each_get_their_own_answer(self, shared_etcd: EtcdServer, etcd_prefix: str) -> None:
+        many = [instance("web", f"i{n}", port=1 + n, ttl=60.0 + n) for n in range(40)]
+        async with in_sync(shared_etcd.address, prefix=etcd_prefix) as (registry, _):
+            await asyncio.gather(*(registry.put(each) for each in many))
+            lasting = await asyncio.gather(*(registry.heartbeat(each.key) for each in many for _ in range(2)))
+        assert lasting == [60.0 + n for n in range(40) for _ in range(2)]
+
+    async def test_after_a_restart_of_etcd_they_go_on(self, tmp_path: Path) -> None:
+        leased = replace(A, ttl=60.0)
+        async with EtcdServer(tmp_path) as server, in_sync(server.address) as (registry, told):
+            await registry.put(leased)
+            await told.next()
+            assert await registry.heartbeat(A.key) == 60.0
+            await server.kill()
+            assert isinstance(await told.next(), Lost)
+            with pytest.raises(RegistryUnavailable):
+                await registry.heartbeat(A.key)
+            await server.start()
+            assert await told.listing() == []
+            assert await registry.heartbeat(A.key) == 60.0

@@ -53,6 +53,10 @@ class Feed:
         """Return what cannot be used, by its key, and why."""
         return MappingProxyType(self._remarks)
 
+    def lists(self, member: str) -> bool:
+        """Tell whether etcd lists a control plane."""
+        return member in self._members
+
     def removal(self, key: InstanceKey) -> int | None:
         """Return the revision of the removal that is pending for an instance."""
         return self._removals.get(key)
