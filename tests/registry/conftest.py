@@ -9,9 +9,13 @@ from random import Random
 from typing import Any
 
 import pytest
+from registry.cluster import Cluster, a_service, a_slice, an_endpoint
+from registry.consul import consul_registry
 from registry.harness import Subject, VirtualClock
+from servers.consul import ConsulServer
 from servers.etcd import EtcdServer
 
+from controlplane.model import Instance
 from controlplane.registry import Sharing, WritableRegistry
 from controlplane.registry.etcd import Credentials, EtcdRegistry
 from controlplane.registry.journal import Journal
@@ -77,10 +81,41 @@ def etcd(request: pytest.FixtureRequest) -> Subject:
     return Subject(open=start, shared=True)
 
 
+def consul(request: pytest.FixtureRequest) -> Subject:
+    server: ConsulServer = request.getfixturevalue("consul")
+    starts = itertools.count(1)
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[WritableRegistry]:
+        async with consul_registry(server, member=f"start-{next(starts)}") as registry:
+            yield registry
+
+    return Subject(open=start, shared=True)
+
+
+def kubernetes(request: pytest.FixtureRequest) -> Subject:
+    server = request.getfixturevalue("shared_kubernetes")
+    cluster = Cluster(server=server, namespace=request.getfixturevalue("kubernetes_namespace"))
+
+    async def put(_: WritableRegistry, instance: Instance) -> None:
+        endpoint = an_endpoint(instance.host, instance.id)
+        endpoint["conditions"] = {"ready": not instance.draining, "serving": True, "terminating": instance.draining}
+        await cluster.put(a_service(instance.name))
+        port = {"name": "http", "port": instance.port, "protocol": "TCP"}
+        await cluster.put(a_slice(instance.name, endpoint, name=instance.id, ports=[port]))
+
+    async def delete(_: WritableRegistry, instance: Instance) -> None:
+        await cluster.delete("EndpointSlice", instance.id)
+
+    return Subject(open=cluster.registry, put=put, delete=delete, shared=True)
+
+
 ENTRIES = {
     "memory": Entry(subject=memory, mark=pytest.mark.unit, remembers=False, virtual=True),
     "memory with a journal": Entry(subject=memory_with_journal, mark=pytest.mark.unit, virtual=True),
     "etcd": Entry(subject=etcd, mark=pytest.mark.etcd),
+    "kubernetes": Entry(subject=kubernetes, mark=pytest.mark.k8s, takes_registrations=False),
+    "consul": Entry(subject=consul, mark=pytest.mark.consul),
 }
 
 

@@ -12,6 +12,7 @@ import pytest_asyncio
 from servers.binaries import missing
 from servers.consul import ConsulServer
 from servers.etcd import EtcdServer
+from servers.kubernetes import KubernetesServer
 
 _NUMBERS = itertools.count(1)
 
@@ -52,3 +53,19 @@ async def consul(shared_consul: ConsulServer) -> AsyncIterator[ConsulServer]:
     """Give a test the shared Consul, empty. It has no part of its own, so it is emptied behind each test."""
     yield shared_consul
     await shared_consul.empty()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_kubernetes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[KubernetesServer]:
+    """Run one Kubernetes API for all tests; keep to `kubernetes_namespace` in it."""
+    async with KubernetesServer(tmp_path_factory.mktemp("kubernetes")) as server:
+        yield server
+
+
+@pytest.fixture
+async def kubernetes_namespace(shared_kubernetes: KubernetesServer) -> AsyncIterator[str]:
+    """Make a namespace of the test's own in the shared Kubernetes, and empty it behind the test."""
+    name = f"test-{next(_NUMBERS)}"
+    await shared_kubernetes.add_namespace(name)
+    yield name
+    await shared_kubernetes.empty(name)
