@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from registry.cluster import Cluster, a_service, a_slice, an_endpoint
+from registry.consul import consul_registry
 from registry.harness import Subject, VirtualClock
+from servers.consul import ConsulServer
 from servers.etcd import EtcdServer
 
 from controlplane.model import Instance
@@ -79,6 +81,18 @@ def etcd(request: pytest.FixtureRequest) -> Subject:
     return Subject(open=start, shared=True)
 
 
+def consul(request: pytest.FixtureRequest) -> Subject:
+    server: ConsulServer = request.getfixturevalue("consul")
+    starts = itertools.count(1)
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[WritableRegistry]:
+        async with consul_registry(server, member=f"start-{next(starts)}") as registry:
+            yield registry
+
+    return Subject(open=start, shared=True)
+
+
 def kubernetes(request: pytest.FixtureRequest) -> Subject:
     server = request.getfixturevalue("shared_kubernetes")
     cluster = Cluster(server=server, namespace=request.getfixturevalue("kubernetes_namespace"))
@@ -101,6 +115,7 @@ ENTRIES = {
     "memory with a journal": Entry(subject=memory_with_journal, mark=pytest.mark.unit, virtual=True),
     "etcd": Entry(subject=etcd, mark=pytest.mark.etcd),
     "kubernetes": Entry(subject=kubernetes, mark=pytest.mark.k8s, takes_registrations=False),
+    "consul": Entry(subject=consul, mark=pytest.mark.consul),
 }
 
 
