@@ -272,6 +272,10 @@ class Status:
         """List the connected proxies by node id."""
         return tuple(self._proxy(self._by_node[node_id]) for node_id in sorted(self._by_node))
 
+    def nodes(self) -> tuple[Node, ...]:
+        """List the connected nodes by id, each as it told itself last."""
+        return tuple(streams[max(streams)].info.node for _, streams in sorted(self._by_node.items()))
+
     def proxy(self, node_id: str) -> ProxyStatus | None:
         """Return a connected proxy, or None."""
         streams = self._by_node.get(node_id)
