@@ -276,6 +276,13 @@ def test_what_changed_lately_is_dated_exactly_and_what_changed_before_by_a_bound
 
     assert (at("a"), at("b"), at("old-1")) == (3.0, 2.0, 1.0)
 
+    for number in range(10_000):
+        changes.add(4.0 + number, (f"c-{number % 1_000}",))
+    at = changes.at()
+
+    assert [at(f"c-{number}") for number in (999, 800)] == [10_003.0, 9_804.0]  # the last 256 exactly
+    assert 3.0 < (at("a") or 0) < 10_003.0 - 255  # of all others, by when it was at the latest
+
 
 @pytest.mark.parametrize("type_url", [SECRET, CLUSTER], ids=["a secret", "a cluster with its key inline"])
 def test_a_refusal_is_not_repeated_where_it_may_quote_a_private_key(type_url: str) -> None:
