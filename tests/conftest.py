@@ -7,6 +7,9 @@ import aiohttp
 import pytest
 from envoys import NEWEST, OLDER, binary, remedy
 from harness import ControlPlane, Envoy
+from servers.binaries import missing as missing_servers
+
+pytest_plugins = ["servers.fixtures"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,9 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_report_header() -> list[str]:
     """Say which real components this run has."""
     found = {version: binary(version) is not None for version in (*OLDER, NEWEST)}
-    here = ", ".join(version for version, there in found.items() if there)
-    missing = ", ".join(f"Envoy {version} ({remedy(version)})" for version, there in found.items() if not there)
-    return [f"real components: Envoy {here or 'none'}; missing: {missing or 'none'}"]
+    here = [f"Envoy {', '.join(version for version, there in found.items() if there) or 'none'}"]
+    lacking = {f"Envoy {version}": remedy(version) for version, there in found.items() if not there}
+    servers = missing_servers()
+    here += [server for server in ("etcd", "Consul", "kube-apiserver") if server not in servers]
+    missing = ", ".join(f"{name} ({cure})" for name, cure in {**lacking, **servers}.items())
+    return [f"real components: {', '.join(here)}; missing: {missing or 'none'}"]
 
 
 @pytest.hookimpl(trylast=True)
