@@ -11,7 +11,7 @@ ROUNDS ?= 3
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tools fuzz lint format bench bench-xds bench-rest clean
+.PHONY: help run test test-fast tools fuzz lint format bench bench-xds bench-rest clean reliability
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ tools: $(VENV)/ready ## Bring Consul and kube-apiserver for the tests into .tool
 
 fuzz: $(VENV)/ready ## Throw a million spoilt requests at the xDS server (FUZZ_REQUESTS=, FUZZ_SEED=)
 	$(BIN)/python -m pytest tests/xds/fuzz -s -o timeout=0 --fuzz-requests=$(or $(FUZZ_REQUESTS),1000000) --fuzz-seed=$(or $(FUZZ_SEED),0)
+
+reliability: $(VENV)/ready ## Kill, hang, wipe and outlive real registries under traffic; prints docs/reliability.md's table
+	$(BIN)/python -m pytest tests/reliability -s -o timeout=0 -p no:randomly --thorough $(PYTEST_ARGS)
 
 lint: $(VENV)/ready ## Style, types and import contracts
 	$(BIN)/ruff check .

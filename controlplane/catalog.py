@@ -24,6 +24,7 @@ from controlplane.model import (
     InstanceKey,
     Judged,
     Lost,
+    PutAliases,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -93,8 +94,8 @@ class Entry:
 class Service:
     """Hold a service: its entries by id, its own policy (and which registry has that), its cluster's grace.
 
-    `revision` is that of its last change; `emptied_at` the one that took its last instance, while its cluster
-    has grace. A service is known while it has entries, a policy, or grace.
+    `aliases` are names by which it is reached besides its own. `revision` is that of its last change; `emptied_at` the
+    one that took its last instance, while its cluster has grace. A service is known while it has any of these.
     """
 
     name: ServiceName
@@ -102,6 +103,7 @@ class Service:
     own_policy: Policy | None = None
     policy_registry: str = ""
     emptied_at: int | None = None
+    aliases: tuple[ServiceName, ...] = ()
     revision: int = 0
 
     @property
@@ -172,6 +174,8 @@ class Catalog:
             case DeletePolicy():
                 known = self.services.get(event.service)
                 return (self, None) if known is None else self._policy(known, None, event)
+            case PutAliases():
+                return self._alias(event)
             case PutResource(resource=resource):
                 known_entry = self.raw.get(resource.key)
                 if known_entry is not None and known_entry.resource == resource:
@@ -263,7 +267,7 @@ class Catalog:
 
     def _with(self, service: Service, change: Change) -> "tuple[Catalog, Change]":
         services = dict(self.services)
-        if service.entries or service.own_policy is not None or service.emptied_at is not None:
+        if service.entries or service.own_policy is not None or service.emptied_at is not None or service.aliases:
             services[service.name] = replace(service, revision=change.revision)
         else:
             services.pop(service.name, None)
@@ -328,6 +332,13 @@ class Catalog:
         change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
         registry = "" if policy is None else event.registry
         return self._with(replace(service, own_policy=policy, policy_registry=registry), change)
+
+    def _alias(self, event: PutAliases) -> "tuple[Catalog, Change | None]":
+        service = self.services.get(event.service) or Service(name=event.service)
+        if service.aliases == event.aliases:
+            return self, None
+        change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
+        return self._with(replace(service, aliases=event.aliases), change)
 
     def _grace_over(self, event: GraceOver) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.service)

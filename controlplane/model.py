@@ -392,6 +392,15 @@ class DeletePolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PutAliases:
+    """Say by which names a service is reached besides its own: all of them now; empty = none any more."""
+
+    service: ServiceName
+    aliases: tuple[ServiceName, ...]
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PutResource:
     """Say that a registry holds this raw resource."""
 
@@ -486,6 +495,7 @@ RegistryEvent = (
     | Missing
     | PutPolicy
     | DeletePolicy
+    | PutAliases
     | PutResource
     | DeleteResource
     | Synced
@@ -500,6 +510,7 @@ Event = (
     | Held
     | PutPolicy
     | DeletePolicy
+    | PutAliases
     | PutResource
     | DeleteResource
     | Synced

@@ -50,12 +50,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Hold what proxies are to know of a service. Localities are sorted, so equal inputs give equal bytes."""
+    """Hold what proxies are to know of a service. Localities are sorted, so equal inputs give equal bytes.
+
+    `aliases` are names by which its routes are reached besides its own.
+    """
 
     name: ServiceName
     policy: Policy
     localities: tuple[LocalityEndpoints, ...]
     decisions: tuple[Decision, ...]
+    aliases: tuple[ServiceName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,7 @@ class Planner:
                 for locality, endpoints in sorted(by_locality.items(), key=_place)
             ),
             decisions=tuple(one.decision for one in decided.values()),
+            aliases=service.aliases,
         )
 
     def forget(self, services: Iterable[ServiceName]) -> None:

@@ -255,12 +255,17 @@ def _refusals(settings: Settings) -> list[str]:
         for name in ("tls_client_auth", "xds_tls_client_auth")
         if (value := getattr(settings, name)) != "none" and not settings.tls_enabled
     ]
-    others = [name for name in settings.registry_type if name != "memory"]
-    if others:
-        faults.append(
-            f"REGISTRY_TYPE: {', '.join(others)} is not part of this version; 'memory' is "
-            "(with DATA_DIR set it survives restarts)"
-        )
+    if twice := sorted({name for name in settings.registry_type if settings.registry_type.count(name) > 1}):
+        faults.append(f"REGISTRY_TYPE: {', '.join(twice)} is named twice; name each registry once")
+    for prefix in ("consul", "etcd"):
+        cert, key = (getattr(settings, f"{prefix}_{part}_file") for part in ("cert", "key"))
+        if (cert is None) != (key is None):
+            given, missing = ("CERT", "KEY") if key is None else ("KEY", "CERT")
+            faults.append(f"{prefix.upper()}_{given}_FILE is set without {prefix.upper()}_{missing}_FILE; set both")
+    if (settings.etcd_username is None) != (settings.etcd_password is None):
+        faults.append("ETCD_USERNAME and ETCD_PASSWORD go together; set both, or neither")
+    if not settings.etcd_endpoints:
+        faults.append("ETCD_ENDPOINTS is empty; name at least one member, such as localhost:2379")
     if absent := [name for name in settings.registry_optional if name not in settings.registry_type]:
         there = ",".join(settings.registry_type)
         faults.append(f"REGISTRY_OPTIONAL: {', '.join(absent)} is not in REGISTRY_TYPE, which is {there}")

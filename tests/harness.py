@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,6 +146,7 @@ class Envoy:
     folder: Path
     client: aiohttp.ClientSession
     control_plane: ControlPlane
+    replicas: Sequence[ControlPlane] = ()
     binary: Path = field(default_factory=envoy_binary)
     protocol: Literal["delta", "sotw", "rest"] = "delta"
     node_id: str = "e2e"
@@ -165,8 +166,10 @@ class Envoy:
             bootstrap(
                 node_id=self.node_id,
                 cluster="e2e",
-                xds_host="127.0.0.1",
-                xds_port=self.control_plane.service_port if self.protocol == "rest" else self.control_plane.xds_port,
+                xds=[
+                    ("127.0.0.1", each.service_port if self.protocol == "rest" else each.xds_port)
+                    for each in (self.control_plane, *self.replicas)
+                ],
                 protocol=self.protocol,
                 admin_host="127.0.0.1",
                 admin_port=self.admin_port,
@@ -309,6 +312,21 @@ class Traffic:
         self._path = path
         self.seen: Counter[str] = Counter()
         self.failures: list[object] = []
+        self._under_way = 0
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+
+    async def pause(self) -> None:
+        """Send nothing for now, what is down is meant to be; return when every answer under way has come."""
+        self._wanted.clear()
+
+        async def idle() -> bool:
+            return self._under_way == 0
+
+        await eventually(idle, "every request has been answered")
+
+    def go_on(self) -> None:
+        self._wanted.set()
 
     async def __aenter__(self) -> "Traffic":
         self._tasks = [asyncio.create_task(self._send()) for _ in range(4)]
@@ -321,11 +339,15 @@ class Traffic:
 
     async def _send(self) -> None:
         while True:
+            await self._wanted.wait()
+            self._under_way += 1
             try:
                 status, body = await self._envoy.get(self._path)
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 self.failures.append(error)
                 continue
+            finally:
+                self._under_way -= 1
             if status == 200:
                 self.seen[body] += 1
             else:

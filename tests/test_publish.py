@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from builders import key, put, verdict
@@ -13,7 +13,17 @@ from builders import key, put, verdict
 from controlplane import publish
 from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
-from controlplane.model import DeleteInstance, Event, GraceOver, HealthStatus, Judged, PutPolicy, ServiceName, Synced
+from controlplane.model import (
+    DeleteInstance,
+    Event,
+    GraceOver,
+    HealthStatus,
+    Judged,
+    PutAliases,
+    PutPolicy,
+    ServiceName,
+    Synced,
+)
 from controlplane.policy import Policy, Strategy
 from controlplane.publish import Publisher
 from controlplane.translate.decode import as_json
@@ -313,6 +323,19 @@ async def test_a_policy_changes_the_cluster_and_so_its_assignment() -> None:
     assert after.of_type(ENDPOINT)["web"].version != before.of_type(ENDPOINT)["web"].version
     assert after.of_type(CLUSTER)["api"] == before.of_type(CLUSTER)["api"]
     assert after.of_type(ENDPOINT)["api"] == before.of_type(ENDPOINT)["api"]
+
+
+async def test_an_alias_changes_the_routes_alone() -> None:
+    async with publishing(put("web", "a")) as world:
+        before = world.snapshot()
+        named = PutAliases(service=ServiceName("web"), aliases=(ServiceName("web.shop"),), registry="kubernetes")
+        aliased = await world.apply(named)
+        types = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+        assert [url for url in types if aliased.of_type(url) != before.of_type(url)] == [ROUTE]
+        assert "web.shop:*" in as_json(ROUTE, aliased.of_type(ROUTE)["gateway"].body)["virtualHosts"][0]["domains"]
+
+        again = await world.apply(replace(named, aliases=()))
+        assert again.of_type(ROUTE) == before.of_type(ROUTE)
 
 
 async def test_a_service_goes_when_its_grace_is_over() -> None:

@@ -47,8 +47,7 @@ async def _demo(loaded: Loaded, admin_port: int, stop: asyncio.Event) -> None:
             bootstrap=bootstrap(
                 node_id="local-gateway",
                 cluster="gateway",
-                xds_host="127.0.0.1",
-                xds_port=running.xds_port,
+                xds=[("127.0.0.1", running.xds_port)],
                 protocol="delta",
                 admin_host="127.0.0.1",
                 admin_port=admin_port,

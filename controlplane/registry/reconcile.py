@@ -58,9 +58,20 @@ class Delivered:
         return [DeleteInstance(key=key, registry=self._registry, reason=reason)]
 
     def lose(self, keys: list[InstanceKey], reason: str) -> list[RegistryEvent]:
-        """Take losses that are doubted, all of one occasion; return what there is to tell."""
-        gone = tuple(sorted(key for key in set(keys) if self._known.pop(key, None) is not None))
-        return [Missing(keys=gone, registry=self._registry, reason=reason)] if gone else []
+        """Take losses that nobody asked for, all of one occasion; return what there is to tell.
+
+        They are doubted, but for instances that were draining: those were to go anyway.
+        """
+        told: list[RegistryEvent] = []
+        doubted: list[InstanceKey] = []
+        for key in sorted(set(keys)):
+            known = self._known.get(key)
+            if known is not None and known[0].draining:
+                told += self.delete(key, reason)
+            elif known is not None:
+                del self._known[key]
+                doubted.append(key)
+        return [*told, Missing(keys=tuple(doubted), registry=self._registry, reason=reason)] if doubted else told
 
     def relist(self, listing: Mapping[InstanceKey, tuple[Instance, Verdict | None]]) -> list[RegistryEvent]:
         """Take everything that the registry holds now; return the puts that differ, then what is missing."""

@@ -98,7 +98,7 @@ class Client:
 @asynccontextmanager
 async def calling(control_plane: ControlPlane, *targets: str, pause_s: float = 0.005) -> AsyncIterator[Client]:
     """Run a client that calls these targets until the block ends."""
-    bootstrap = grpc_bootstrap(node_id="caller", xds_host="127.0.0.1", xds_port=control_plane.xds_port)
+    bootstrap = grpc_bootstrap(node_id="caller", xds=[("127.0.0.1", control_plane.xds_port)])
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(CALLER), str(pause_s), *targets),
         env={"PATH": os.environ["PATH"], "GRPC_XDS_BOOTSTRAP_CONFIG": bootstrap},

@@ -4,9 +4,23 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from controlplane.model import DeletePolicy, PutPolicy, RegistryEvent, ServiceName, Synced
+from controlplane.model import (
+    DeletePolicy,
+    HealthStatus,
+    Instance,
+    InstanceKey,
+    Members,
+    PutInstance,
+    PutPolicy,
+    Recorded,
+    RegistryEvent,
+    ServiceName,
+    Synced,
+    Verdict,
+    target_of,
+)
 from controlplane.policy import Policy
 from controlplane.registry import WritableRegistry
 
@@ -59,18 +73,49 @@ async def _turns() -> None:
         await asyncio.sleep(0)
 
 
+async def _time_is_real(seconds: float) -> None:
+    raise AssertionError(f"this registry's time cannot be advanced by {seconds} s; ask for `timed`")
+
+
 class Told:
-    """Take a registry's events and hand them out one by one, in order."""
+    """Take a registry's events and hand them out one by one, in order.
+
+    Who else is there (`Members`) and what was judged (`Recorded`) is no news about instances: it is kept beside.
+    """
 
     def __init__(self, registry: WritableRegistry) -> None:
         self.registry = registry
+        self.members: frozenset[str] = frozenset()
         self._events: asyncio.Queue[RegistryEvent] = asyncio.Queue()
+        self._recorded: dict[InstanceKey, Recorded] = {}
+        self._moved = asyncio.Event()
 
     def emit(self, event: RegistryEvent) -> None:
-        self._events.put_nowait(event)
+        match event:
+            case Members(ids=ids):
+                self.members = ids
+            case Recorded(key=key):
+                self._recorded[key] = event
+            case PutInstance(instance=instance, verdict=Verdict() as verdict):
+                self._recorded[instance.key] = Recorded(
+                    key=instance.key, target=target_of(instance), verdict=verdict, registry=event.registry
+                )
+                self._events.put_nowait(event)
+            case PutInstance(stated=Verdict(status=HealthStatus.HEALTHY)):
+                self._events.put_nowait(replace(event, stated=None))  # no news: it is what counts where none is stated
+            case _:
+                self._events.put_nowait(event)
+        self._moved.set()
 
     async def next(self) -> RegistryEvent:
         return await asyncio.wait_for(self._events.get(), PATIENCE_S)
+
+    async def until(self, met: Callable[[], bool]) -> None:
+        """Wait until what has been told meets a condition."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not met():
+                self._moved.clear()
+                await self._moved.wait()
 
     async def listing(self) -> list[RegistryEvent]:
         """Return what comes before Synced."""
@@ -78,6 +123,11 @@ class Told:
         while not isinstance(event := await self.next(), Synced):
             events.append(event)
         return events
+
+    def verdict_of(self, instance: Instance) -> Verdict | None:
+        """Return the verdict that speaks of an instance, of all that was told."""
+        recorded = self._recorded.get(instance.key)
+        return recorded.verdict if recorded is not None and recorded.target == target_of(instance) else None
 
     async def silence(self) -> None:
         """Make sure that nothing is on its way: events come in order, so a marker would come behind it."""
@@ -89,12 +139,28 @@ class Told:
         assert await self.next() == DeletePolicy(service=MARKER, registry=self.registry.name)
 
 
+async def _put(registry: WritableRegistry, instance: Instance) -> None:
+    await registry.put(instance)
+
+
+async def _delete(registry: WritableRegistry, instance: Instance) -> None:
+    await registry.delete(instance.key)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Hold a registry under test: each `open` is a process start over the same storage."""
+    """Hold a registry under test: each `open` is a process start over the same storage.
+
+    `put` and `delete` are how instances come and go there; where the registry takes no registrations, the test's
+    own way into the backend. `advance` lets time pass, where time is virtual. `shared`: several control planes keep
+    their common state there, so a verdict is told by `Recorded` and not with its instance.
+    """
 
     open: Callable[[], AbstractAsyncContextManager[WritableRegistry]]
-    advance: Callable[[float], Awaitable[None]]
+    put: Callable[[WritableRegistry, Instance], Awaitable[None]] = _put
+    delete: Callable[[WritableRegistry, Instance], Awaitable[None]] = _delete
+    advance: Callable[[float], Awaitable[None]] = _time_is_real
+    shared: bool = False
 
     @asynccontextmanager
     async def listing(self) -> AsyncIterator[tuple[WritableRegistry, Told]]:
@@ -115,3 +181,7 @@ class Subject:
         async with self.listing() as (registry, told):
             await told.listing()
             yield registry, told
+
+    def listed(self, registry: WritableRegistry, instance: Instance, verdict: Verdict) -> PutInstance:
+        """Return the event by which a listing tells of an instance that has been judged."""
+        return PutInstance(instance=instance, registry=registry.name, verdict=None if self.shared else verdict)

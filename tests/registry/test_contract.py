@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from builders import instance, key, verdict
-from registry.harness import Subject
+from registry.harness import Subject, Told
 
 from controlplane.model import (
     DeleteInstance,
@@ -24,8 +24,6 @@ from controlplane.model import (
 )
 from controlplane.policy import Policy, Strategy
 from controlplane.registry import AddressTaken, Conflict, UnknownInstance, WritableRegistry
-
-pytestmark = pytest.mark.unit
 
 WEB = ServiceName("web")
 A = instance("web", "a", host="10.0.0.1")
@@ -46,6 +44,11 @@ def expired(registry: WritableRegistry, instance: Instance) -> Missing:
     return Missing(keys=(instance.key,), registry=registry.name, reason="ttl expired")
 
 
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
 STILL_DRAINING = [
     pytest.param(replace(A, draining=True), id="the same again"),
     pytest.param(replace(A, draining=True, weight=7), id="with another weight"),
@@ -63,8 +66,8 @@ def tagged(value: object) -> Instance:
 
 
 class TestListing:
-    async def test_a_registry_that_holds_nothing_says_so_at_once(self, subject: Subject) -> None:
-        async with subject.listing() as (_, told):
+    async def test_a_registry_that_holds_nothing_says_so_at_once(self, source: Subject) -> None:
+        async with source.listing() as (_, told):
             assert await told.listing() == []
 
     async def test_what_was_written_before_the_run_is_listed_before_synced(self, subject: Subject) -> None:
@@ -73,28 +76,19 @@ class TestListing:
             await registry.put_policy(WEB, POLICY)
             await registry.put(B)
             await registry.delete(B.key)
-            listing = []
+            told = Told(registry)
+            task = asyncio.create_task(registry.run(told.emit))
+            listing = await told.listing()
+            await _cancelled(task)
 
-            def emit(event: object) -> None:
-                listing.append(event)
-                if len(listing) == 3:
-                    complete.set()
-
-            complete = asyncio.Event()
-            task = asyncio.create_task(registry.run(emit))
-            await asyncio.wait_for(complete.wait(), 20)
-            task.cancel()
-
-        assert listing[:2] == [PutPolicy(service=WEB, policy=POLICY, registry=registry.name), there(registry, A)]
-        assert type(listing[2]).__name__ == "Synced"
+        assert listing == [PutPolicy(service=WEB, policy=POLICY, registry=registry.name), there(registry, A)]
 
     async def test_what_is_written_while_the_listing_goes_out_is_neither_lost_nor_told_twice(
         self, subject: Subject
     ) -> None:
         async with subject.open() as registry:
             many = [instance("web", f"i{n}", host=f"10.0.{n // 250}.{n % 250}") for n in range(1_000)]
-            for each in many[:900]:
-                await registry.put(each)
+            await asyncio.gather(*(registry.put(each) for each in many[:900]))
             ids: list[str] = []
             complete = asyncio.Event()
 
@@ -107,9 +101,32 @@ class TestListing:
             task = asyncio.create_task(registry.run(emit))
             await asyncio.gather(*(registry.put(each) for each in many[900:]))
             await asyncio.wait_for(complete.wait(), 20)
-            task.cancel()
+            await _cancelled(task)
 
         assert sorted(ids) == sorted(each.id for each in many)
+
+
+class TestDelivery:
+    """What holds wherever instances come from, whoever put them there."""
+
+    async def test_what_is_there_is_listed_and_what_comes_changes_and_goes_is_told_once(self, source: Subject) -> None:
+        leaving = replace(B, draining=True)
+        async with source.open() as registry:
+            await source.put(registry, A)
+        async with source.listing() as (registry, told):
+            assert [event for event in await told.listing() if isinstance(event, PutInstance)] == [there(registry, A)]
+            await source.put(registry, B)
+            assert await told.next() == there(registry, B)
+            await source.put(registry, leaving)
+            assert await told.next() == there(registry, leaving)
+            await source.delete(registry, leaving)
+            assert await told.next() == gone(registry, B)
+            await told.silence()
+
+    async def test_while_it_is_followed_it_is_never_old(self, source: Subject) -> None:
+        async with source.running() as (registry, _):
+            assert registry.age_s() < 10
+            assert registry.remarks == {}
 
 
 class TestInstances:
@@ -185,8 +202,8 @@ class TestInstances:
                 gone(registry, A),
             ]
 
-    async def test_a_writer_that_gives_up_does_not_undo_what_was_accepted(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_a_writer_that_gives_up_does_not_undo_what_was_accepted(self, embedded: Subject) -> None:
+        async with embedded.running() as (registry, told):
             writer = asyncio.create_task(registry.put(A))
             await asyncio.sleep(0)
             writer.cancel()
@@ -287,40 +304,40 @@ class TestCompareAndSwap:
 
 
 class TestLeases:
-    async def test_without_a_heartbeat_an_instance_goes_after_its_ttl(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_without_a_heartbeat_an_instance_goes_after_its_ttl(self, timed: Subject) -> None:
+        async with timed.running() as (registry, told):
             await registry.put(LEASED)
             await told.next()
-            await subject.advance(9.9)
+            await timed.advance(9.9)
             await told.silence()
-            await subject.advance(0.2)
+            await timed.advance(0.2)
 
             assert await told.next() == expired(registry, LEASED)
             with pytest.raises(UnknownInstance):
                 await registry.heartbeat(LEASED.key)
             assert await registry.put(LEASED) is True
 
-    async def test_a_heartbeat_renews_the_whole_lease_silently(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_a_heartbeat_renews_the_whole_lease_silently(self, timed: Subject) -> None:
+        async with timed.running() as (registry, told):
             await registry.put(LEASED)
             await told.next()
             for _ in range(5):
-                await subject.advance(9.9)
+                await timed.advance(9.9)
                 assert await registry.heartbeat(LEASED.key) == 10.0
             await told.silence()
-            await subject.advance(10.1)
+            await timed.advance(10.1)
 
             assert await told.next() == expired(registry, LEASED)
 
-    async def test_putting_the_same_again_renews_the_lease_silently(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_putting_the_same_again_renews_the_lease_silently(self, timed: Subject) -> None:
+        async with timed.running() as (registry, told):
             await registry.put(LEASED)
             await told.next()
-            await subject.advance(9.0)
+            await timed.advance(9.0)
             await registry.put(LEASED)
-            await subject.advance(9.0)
+            await timed.advance(9.0)
             await told.silence()
-            await subject.advance(1.1)
+            await timed.advance(1.1)
 
             assert await told.next() == expired(registry, LEASED)
 
@@ -332,24 +349,24 @@ class TestLeases:
             pytest.param(5.0, 4.9, id="a shorter ttl counts from the change"),
         ],
     )
-    async def test_a_changed_ttl_replaces_the_lease(self, subject: Subject, ttl: float | None, lasts: float) -> None:
-        async with subject.running() as (registry, told):
+    async def test_a_changed_ttl_replaces_the_lease(self, timed: Subject, ttl: float | None, lasts: float) -> None:
+        async with timed.running() as (registry, told):
             await registry.put(LEASED)
-            await subject.advance(9.0)
+            await timed.advance(9.0)
             await registry.put(replace(LEASED, ttl=ttl))
             assert [await told.next(), await told.next()] == [
                 there(registry, LEASED),
                 there(registry, replace(LEASED, ttl=ttl)),
             ]
-            await subject.advance(lasts)
+            await timed.advance(lasts)
             await told.silence()
             if ttl is not None:
-                await subject.advance(ttl - lasts + 0.1)
+                await timed.advance(ttl - lasts + 0.1)
                 assert await told.next() == expired(registry, LEASED)
 
-    async def test_where_thousands_expire_at_once_a_renewal_that_was_answered_counts(self, subject: Subject) -> None:
+    async def test_where_thousands_expire_at_once_a_renewal_that_was_answered_counts(self, timed: Subject) -> None:
         many = [instance("web", f"i{n}", port=1 + n, ttl=10.0) for n in range(2_000)]
-        async with subject.running() as (registry, told):
+        async with timed.running() as (registry, told):
             await asyncio.gather(*(registry.put(each) for each in many))
             for _ in many:
                 await told.next()
@@ -364,8 +381,8 @@ class TestLeases:
                     except UnknownInstance:
                         return
 
-            await subject.advance(9.0)
-            await asyncio.gather(subject.advance(1.0), renew())
+            await timed.advance(9.0)
+            await asyncio.gather(timed.advance(1.0), renew())
             ended = {key for _ in range(len(many) - len(renewed)) for key in (await told.next()).keys}
             await told.silence()
 
@@ -382,37 +399,37 @@ class TestLeases:
             with pytest.raises(UnknownInstance):
                 await registry.heartbeat(key("web", "nobody"))
 
-    async def test_a_restart_gives_the_whole_lease_again(self, durable: Subject) -> None:
-        async with durable.running() as (registry, told):
+    async def test_a_restart_gives_the_whole_lease_again(self, timed_durable: Subject) -> None:
+        async with timed_durable.running() as (registry, told):
             await registry.put(LEASED)
             await told.next()
-            await durable.advance(9.0)
-        await durable.advance(1_000.0)
-        async with durable.running() as (registry, told):
-            await durable.advance(9.0)
+            await timed_durable.advance(9.0)
+        await timed_durable.advance(1_000.0)
+        async with timed_durable.running() as (registry, told):
+            await timed_durable.advance(9.0)
             await told.silence()
-            await durable.advance(1.1)
+            await timed_durable.advance(1.1)
             assert await told.next() == expired(registry, LEASED)
 
 
 class TestDraining:
-    async def test_a_drained_instance_says_so_first_and_goes_later(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_a_drained_instance_says_so_first_and_goes_later(self, timed: Subject) -> None:
+        async with timed.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
             assert [await told.next(), await told.next()] == [
                 there(registry, A),
                 there(registry, replace(A, draining=True)),
             ]
-            await subject.advance(29.0)
+            await timed.advance(29.0)
             await told.silence()
-            await subject.advance(1.1)
+            await timed.advance(1.1)
 
             assert await told.next() == gone(registry, A)
             assert await registry.delete(A.key) is False
 
-    async def test_a_put_that_is_not_draining_calls_the_removal_off(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_a_put_that_is_not_draining_calls_the_removal_off(self, timed: Subject) -> None:
+        async with timed.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
             await told.next()
@@ -421,39 +438,39 @@ class TestDraining:
             assert await told.next() == there(registry, A)
             await registry.put(replace(A, draining=True))
             assert await told.next() == there(registry, replace(A, draining=True))
-            await subject.advance(3_600.0)
+            await timed.advance(3_600.0)
             await told.silence()
 
     @pytest.mark.parametrize("change", STILL_DRAINING)
     async def test_a_put_that_is_still_draining_leaves_the_removal_and_its_time(
-        self, subject: Subject, change: Instance
+        self, timed: Subject, change: Instance
     ) -> None:
-        async with subject.running() as (registry, told):
+        async with timed.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
             await told.next()
             await told.next()
-            await subject.advance(20.0)
+            await timed.advance(20.0)
             await registry.put(change)
             if change.weight != A.weight:
                 assert await told.next() == there(registry, change)
-            await subject.advance(9.0)
+            await timed.advance(9.0)
             await told.silence()
-            await subject.advance(1.1)
+            await timed.advance(1.1)
 
             assert await told.next() == gone(registry, A)
 
-    async def test_draining_again_counts_anew_and_is_no_change(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_draining_again_counts_anew_and_is_no_change(self, timed: Subject) -> None:
+        async with timed.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
             await told.next()
             await told.next()
-            await subject.advance(29.0)
+            await timed.advance(29.0)
             await registry.drain(A.key, 60.0)
-            await subject.advance(59.0)
+            await timed.advance(59.0)
             await told.silence()
-            await subject.advance(1.1)
+            await timed.advance(1.1)
 
             assert await told.next() == gone(registry, A)
 
@@ -462,48 +479,135 @@ class TestDraining:
             with pytest.raises(UnknownInstance):
                 await registry.drain(key("web", "nobody"), 30.0)
 
-    async def test_a_removal_that_waits_survives_a_restart_with_its_whole_delay(self, durable: Subject) -> None:
-        async with durable.running() as (registry, told):
+    async def test_a_removal_that_waits_survives_a_restart_with_its_whole_delay(self, timed_durable: Subject) -> None:
+        async with timed_durable.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
-            await durable.advance(29.0)
-        async with durable.listing() as (registry, told):
+            await timed_durable.advance(29.0)
+        async with timed_durable.listing() as (registry, told):
             assert await told.listing() == [there(registry, replace(A, draining=True))]
-            await durable.advance(29.0)
+            await timed_durable.advance(29.0)
             await told.silence()
-            await durable.advance(1.1)
+            await timed_durable.advance(1.1)
             assert await told.next() == gone(registry, A)
-        async with durable.listing() as (_, told):
+        async with timed_durable.listing() as (_, told):
             assert await told.listing() == []
 
     @pytest.mark.parametrize("change", STILL_DRAINING)
-    async def test_a_removal_that_a_put_has_left_survives_a_restart(self, durable: Subject, change: Instance) -> None:
-        async with durable.running() as (registry, told):
+    async def test_a_removal_that_a_put_has_left_survives_a_restart(
+        self, timed_durable: Subject, change: Instance
+    ) -> None:
+        async with timed_durable.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
             await registry.put(change)
         for _ in range(2):  # as it was written, then as the start compacted it
-            async with durable.listing() as (registry, told):
+            async with timed_durable.listing() as (registry, told):
                 assert await told.listing() == [there(registry, change)]
-        async with durable.running() as (registry, told):
-            await durable.advance(29.0)
+        async with timed_durable.running() as (registry, told):
+            await timed_durable.advance(29.0)
             await told.silence()
-            await durable.advance(1.1)
+            await timed_durable.advance(1.1)
             assert await told.next() == gone(registry, A)
 
-    async def test_a_removal_that_was_called_off_stays_so_across_a_restart(self, durable: Subject) -> None:
-        async with durable.running() as (registry, told):
+    async def test_a_removal_that_was_called_off_stays_so_across_a_restart(self, timed_durable: Subject) -> None:
+        async with timed_durable.running() as (registry, told):
             await registry.put(A)
             await registry.drain(A.key, 30.0)
             await registry.put(A)
-        async with durable.running() as (registry, told):
-            await durable.advance(3_600.0)
+        async with timed_durable.running() as (registry, told):
+            await timed_durable.advance(3_600.0)
             await told.silence()
 
 
+class TestRealTime:
+    """The same by a real server's own clock: short times, and the event is awaited."""
+
+    BRIEF = replace(A, ttl=1.0)
+
+    async def test_without_a_heartbeat_an_instance_goes_after_its_ttl(self, real: Subject) -> None:
+        async with real.running() as (registry, told):
+            await registry.put(self.BRIEF)
+            await told.next()
+
+            assert await told.next() == expired(registry, self.BRIEF)
+            with pytest.raises(UnknownInstance):
+                await registry.heartbeat(A.key)
+            assert await registry.put(self.BRIEF) is True
+
+    async def test_one_with_heartbeats_outlives_one_without(self, real: Subject) -> None:
+        quiet = replace(B, ttl=1.0)
+        async with real.running() as (registry, told):
+            await registry.put(self.BRIEF)
+            await registry.put(quiet)
+            assert [await told.next(), await told.next()] == [there(registry, self.BRIEF), there(registry, quiet)]
+            went = asyncio.create_task(told.next())
+            while not went.done():
+                assert (left := await registry.heartbeat(A.key)) is not None
+                assert left >= 1.0
+                await asyncio.wait([went], timeout=0.2)
+
+            assert went.result() == expired(registry, quiet)
+
+    async def test_a_leased_instance_that_is_deregistered_was_meant_to_go(self, real: Subject) -> None:
+        async with real.running() as (registry, told):
+            await registry.put(replace(A, ttl=60.0))
+            await told.next()
+            assert await registry.delete(A.key) is True
+
+            assert await told.next() == gone(registry, A)
+            await told.silence()
+
+    async def test_a_ttl_that_is_dropped_ends_nothing_any_more(self, real: Subject) -> None:
+        quiet = replace(B, ttl=1.0)
+        async with real.running() as (registry, told):
+            await registry.put(self.BRIEF)
+            await registry.put(A)
+            await registry.put(quiet)
+
+            events = [await told.next() for _ in range(4)]
+            assert events[1:] == [there(registry, A), there(registry, quiet), expired(registry, quiet)]
+            await told.silence()
+
+    async def test_a_drained_instance_says_so_first_and_goes_later(self, real: Subject) -> None:
+        async with real.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 0.5)
+
+            assert [await told.next() for _ in range(3)] == [
+                there(registry, A),
+                there(registry, replace(A, draining=True)),
+                gone(registry, A),
+            ]
+
+    async def test_a_put_that_is_not_draining_calls_the_removal_off(self, real: Subject) -> None:
+        async with real.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 0.5)
+            await registry.put(A)
+            await registry.put(B)
+            await registry.drain(B.key, 1.0)
+
+            events = [await told.next() for _ in range(6)]
+            assert events[2:] == [
+                there(registry, A),
+                there(registry, B),
+                there(registry, replace(B, draining=True)),
+                gone(registry, B),
+            ]
+            await told.silence()
+
+    async def test_a_removal_that_waits_survives_a_restart(self, real: Subject) -> None:
+        async with real.running() as (registry, told):
+            await registry.put(A)
+            await registry.drain(A.key, 1.0)
+        async with real.running() as (registry, told):
+            assert await told.next() == gone(registry, A)
+
+
 class TestPolicies:
-    async def test_a_policy_is_set_replaced_and_dropped(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_a_policy_is_set_replaced_and_dropped(self, source: Subject) -> None:
+        async with source.running() as (registry, told):
             assert await registry.put_policy(WEB, POLICY) is True
             assert await registry.put_policy(WEB, POLICY) is False
             assert await registry.put_policy(WEB, Policy()) is False
@@ -542,9 +646,9 @@ class TestVerdicts:
             ], "a live put carries no verdict: the catalog's is never older"
             await told.silence()
         async with durable.listing() as (registry, told):
-            assert await told.listing() == [
-                PutInstance(instance=replace(self.CHECKED, weight=9), registry=registry.name, verdict=self.SICK)
-            ]
+            heavy = replace(self.CHECKED, weight=9)
+            assert await told.listing() == [durable.listed(registry, heavy, self.SICK)]
+            assert told.verdict_of(heavy) == self.SICK
 
     ELSEWHERE = (
         pytest.param(replace(CHECKED, port=9), id="another port"),
@@ -559,6 +663,7 @@ class TestVerdicts:
             await registry.put(changed)
         async with durable.listing() as (registry, told):
             assert await told.listing() == [there(registry, changed)]
+            assert told.verdict_of(changed) is None
 
     @pytest.mark.parametrize("changed", ELSEWHERE)
     async def test_a_verdict_that_comes_behind_a_move_does_not_speak_for_the_new_target(
@@ -573,6 +678,7 @@ class TestVerdicts:
             await registry.record(self.CHECKED.key, self.SICK, self.CHECKED)
         async with durable.listing() as (registry, told):
             assert await told.listing() == [there(registry, changed)]
+            assert told.verdict_of(changed) is None
 
     async def test_a_verdict_about_what_has_since_changed_otherwise_is_kept(self, durable: Subject) -> None:
         heavy = replace(self.CHECKED, weight=9)
@@ -580,7 +686,8 @@ class TestVerdicts:
             await registry.put(heavy)
             await registry.record(heavy.key, self.SICK, self.CHECKED)
         async with durable.listing() as (registry, told):
-            assert await told.listing() == [PutInstance(instance=heavy, registry=registry.name, verdict=self.SICK)]
+            assert await told.listing() == [durable.listed(registry, heavy, self.SICK)]
+            assert told.verdict_of(heavy) == self.SICK
 
     async def test_a_verdict_goes_with_its_instance(self, durable: Subject) -> None:
         async with durable.running() as (registry, _):
@@ -590,9 +697,10 @@ class TestVerdicts:
             await registry.put(self.CHECKED)
         async with durable.listing() as (registry, told):
             assert await told.listing() == [there(registry, self.CHECKED)]
+            assert told.verdict_of(self.CHECKED) is None
 
-    async def test_a_verdict_about_nobody_is_ignored(self, subject: Subject) -> None:
-        async with subject.running() as (registry, told):
+    async def test_a_verdict_about_nobody_is_ignored(self, embedded: Subject) -> None:
+        async with embedded.running() as (registry, told):
             await registry.record(key("web", "nobody"), self.SICK, instance("web", "nobody"))
             await told.silence()
 
@@ -621,9 +729,9 @@ async def test_everything_answered_for_is_there_after_a_restart(durable: Subject
 class TestRawResources:
     RUNTIME = RawResource(type_url="type.googleapis.com/a.Runtime", name="rt", body='{"name":"rt"}')
 
-    async def test_one_that_is_stored_changed_and_removed_is_told_each_time(self, subject: Subject) -> None:
+    async def test_one_that_is_stored_changed_and_removed_is_told_each_time(self, source: Subject) -> None:
         changed = replace(self.RUNTIME, node_zones=("eu-1",))
-        async with subject.listing() as (registry, told):
+        async with source.listing() as (registry, told):
             await told.listing()
             assert await registry.put_resource(self.RUNTIME)
             assert await told.next() == PutResource(resource=self.RUNTIME, registry=registry.name)
@@ -632,8 +740,8 @@ class TestRawResources:
             assert await registry.delete_resource(self.RUNTIME.key)
             assert await told.next() == DeleteResource(key=self.RUNTIME.key, registry=registry.name)
 
-    async def test_the_same_again_and_removing_none_tell_nothing(self, subject: Subject) -> None:
-        async with subject.listing() as (registry, told):
+    async def test_the_same_again_and_removing_none_tell_nothing(self, source: Subject) -> None:
+        async with source.listing() as (registry, told):
             await told.listing()
             await registry.put_resource(self.RUNTIME)
             await told.next()

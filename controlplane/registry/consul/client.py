@@ -1,0 +1,269 @@
+"""Requests to Consul: py-consul's API over a transport of our own, which turns to another server when one fails.
+
+py-consul's own asyncio transport passes arguments that aiohttp has deprecated, trusts the system's authorities beside
+the one that is named, and knows one server. So only its API is used, and its place for a transport.
+Every request has a timeout. What goes wrong is `Unreachable`, whose words never hold the token.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import aiohttp
+import orjson
+from consul.base import Consul, HTTPClient, Response
+from consul.exceptions import ACLPermissionDenied, ConsulException
+from yarl import URL
+
+REQUEST_TIMEOUT_S = 4.0
+"""How long a request that does not wait may take: below the five seconds in which a write has to be refused."""
+
+WAIT_S = 8
+"""How long the queries wait by which a silent server is noticed. Consul adds up to a sixteenth, to spread them."""
+
+WAIT_LONG_S = 60
+"""How long all other queries wait: they are many, and need not notice what those above notice."""
+
+_MARGIN_S = 1.5
+
+CONNECTIONS_MAX = 80
+"""How many connections are opened at most; Consul takes 200 of one address (`http_max_conns_per_client`), for all
+who share it."""
+
+
+class Unreachable(Exception):
+    """Report that Consul did not do what was asked: it is away, hangs, has no leader, or refuses the token."""
+
+
+class Stale(Exception):
+    """Report that a transaction was rolled back: something it rests on has changed."""
+
+
+class NodeMissing(Exception):
+    """Report that a transaction was rolled back because the node that it registers on is not there."""
+
+
+class _Transport(HTTPClient):  # type: ignore[misc]  # py-consul has no types
+    """Send what py-consul asks for over one aiohttp session, to the server that is in use."""
+
+    def __init__(self, servers: Sequence[str], scheme: str, context: ssl.SSLContext | None) -> None:
+        super().__init__(scheme=scheme)
+        self._bases = [f"{scheme}://{server}" for server in servers]
+        self._at = 0
+        self._session: aiohttp.ClientSession | None = None
+        self._context = context
+        self.base_uri = self._bases[0]
+
+    @property
+    def server(self) -> str:
+        return self.base_uri
+
+    def turn(self) -> None:
+        """Use the next server from now on; connections to the last one close as they come free."""
+        self._at = (self._at + 1) % len(self._bases)
+        self.base_uri = self._bases[self._at]
+
+    async def open(self) -> None:
+        connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=True if self._context is None else self._context)
+        self._session = aiohttp.ClientSession(connector=connector)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _send(
+        self, method: str, callback: Callable[[Any], Any], path: str, params: Any, headers: Any, data: Any = None
+    ) -> Any:
+        if self._session is None:
+            raise Unreachable("the client is not open: use it inside `async with`")
+        wait = next((int(value.removesuffix("s")) for name, value in params or () if name == "wait"), None)
+        limit_s = REQUEST_TIMEOUT_S if wait is None else wait * 17 / 16 + _MARGIN_S
+        try:
+            # not aiohttp's timeout, which begins when a connection is free
+            async with asyncio.timeout(limit_s):
+                sent = self._session.request(
+                    method, URL(self.uri(path, params), encoded=True), headers=headers, data=data
+                )
+                async with sent as answer:
+                    response = Response(answer.status, answer.headers, await answer.text(encoding="utf-8"))
+        except TimeoutError:
+            raise Unreachable(f"{self.server} did not answer within {limit_s:.0f} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unreachable(f"{self.server} cannot be reached: {_short(error)}") from None
+        return callback(response)
+
+    async def get(self, callback: Any, path: str, params: Any = None, headers: Any = None, **_: Any) -> Any:
+        return await self._send("GET", callback, path, params, headers)
+
+    async def put(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
+        return await self._send("PUT", callback, path, params, headers, data)
+
+    async def delete(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
+        return await self._send("DELETE", callback, path, params, headers, data)
+
+    async def post(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
+        return await self._send("POST", callback, path, params, headers, data)
+
+
+class _Api(Consul):  # type: ignore[misc]  # py-consul has no types
+    def __init__(self, transport: _Transport, token: str | None, datacenter: str | None) -> None:
+        self._transport = transport
+        super().__init__(host="unused", port=1, scheme=transport.scheme, verify=True, dc=datacenter)
+        self.token = token  # py-consul would prefer CONSUL_HTTP_TOKEN, which is not one of our settings
+
+    def http_connect(self, *_: Any, **__: Any) -> _Transport:
+        return self._transport
+
+
+class Client:
+    """Ask one of several Consul servers. `async with` opens and closes the connections.
+
+    `hosts` are `host` or `host:port`; `context` is for https and holds authority and client certificate.
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Sequence[str],
+        port: int,
+        scheme: str,
+        token: str | None,
+        datacenter: str | None,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        self._transport = _Transport([_with_port(host, port) for host in hosts], scheme, context)
+        self._api = _Api(self._transport, token, datacenter)
+        self._datacenter = datacenter
+
+    async def __aenter__(self) -> "Client":
+        await self._transport.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transport.close()
+
+    def turn(self) -> None:
+        """Use the next server from now on."""
+        self._transport.turn()
+
+    async def services(self, index: int = 0) -> tuple[int, dict[str, list[str]]]:
+        """Return the names of all services, with their tags; with an index, when anything about services changed."""
+        found = await self._ask(self._api.catalog.services(index=index or None, wait=_wait(WAIT_S, index)))
+        return _index(found), found[1] or {}
+
+    async def service(self, name: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
+        """Return a service's instances with their checks; with an index, when one of them changed."""
+        found = await self._ask(self._api.health.service(name, index=index or None, wait=_wait(WAIT_LONG_S, index)))
+        return _index(found), found[1] or []
+
+    async def service_index(self, name: str) -> int:
+        """Return the index of a service's last change, without its instances: a filter lets none of them through."""
+        return _index(await self._ask(self._api.health.service(name, filter_expr='Service.ID == ""')))
+
+    async def checks(self, state: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
+        """Return the checks that are in a state; with an index, when one came or went."""
+        found = await self._ask(self._api.health.state(state, index=index or None, wait=_wait(WAIT_S, index)))
+        return _index(found), found[1] or []
+
+    async def keys(self, prefix: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
+        """Return the keys under a prefix, values as bytes; with an index, when one of them changed."""
+        asked = self._api.kv.get(prefix, recurse=True, index=index or None, wait=_wait(WAIT_S, index))
+        found = await self._ask(asked)
+        return _index(found), found[1] or []
+
+    async def key(self, key: str) -> tuple[int, bytes | None]:
+        """Return a key's ModifyIndex and value; 0 and None where it does not exist."""
+        _, found = await self._ask(self._api.kv.get(key))
+        return (0, None) if found is None else (int(found["ModifyIndex"]), found["Value"] or b"")
+
+    async def write(self, key: str, value: bytes, *, cas: int | None = None, session: str | None = None) -> bool:
+        """Write a key; return False where `cas` is not its index, or another `session` holds it."""
+        return bool(await self._ask(self._api.kv.put(key, value, cas=cas, acquire=session)))
+
+    async def erase(self, key: str, *, recurse: bool = False) -> None:
+        """Delete a key, or all keys under a prefix."""
+        await self._ask(self._api.kv.delete(key, recurse=recurse or None))
+
+    async def begin_session(self, name: str, ttl_s: int) -> str:
+        """Begin a session that deletes what it holds when it is not renewed; return its id.
+
+        It is bound to no check of a node: it has to live as long as this process, not as an agent.
+        """
+        began = self._api.session.create(name=name, checks=[], lock_delay=0, behavior="delete", ttl=ttl_s)
+        return str(await self._ask(began))
+
+    async def renew_session(self, session: str) -> bool:
+        """Renew a session; return False where it has ended."""
+        try:
+            return bool(await self._ask(self._api.session.renew(session)))
+        except Unreachable as error:
+            if "404" in str(error) or "not found" in str(error).lower():
+                return False
+            raise
+
+    async def end_session(self, session: str) -> None:
+        """End a session, and delete what it holds."""
+        await self._ask(self._api.session.destroy(session))
+
+    async def transact(self, operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Carry out up to 64 operations, all or none; return what they say. Raises Stale, NodeMissing."""
+
+        def told(response: Any) -> list[dict[str, Any]]:
+            if response.code == 200:
+                return orjson.loads(response.body)["Results"] or []
+            if response.code == 409:
+                said = "; ".join(fault["What"] for fault in orjson.loads(response.body)["Errors"])
+                if "stale" in said:
+                    raise Stale(said)
+                if "missing node" in said.lower() or "no node" in said.lower() or "node does not exist" in said:
+                    raise NodeMissing(said)
+                raise Unreachable(f"{self._transport.server} refused: {said}")
+            if response.code == 403:
+                raise ACLPermissionDenied(response.body)
+            raise ConsulException(f"{response.code} {response.body}")
+
+        params = [("dc", self._datacenter)] if self._datacenter else []
+        sent = self._transport.put(
+            told, "/v1/txn", params, orjson.dumps(operations), headers=self._api.prepare_headers()
+        )
+        done: list[dict[str, Any]] = await self._ask(sent)
+        return done
+
+    async def _ask(self, asked: Any) -> Any:
+        try:
+            return await asked
+        except ACLPermissionDenied as error:
+            raise Unreachable(f"{self._transport.server} refuses the token (CONSUL_TOKEN): {_short(error)}") from None
+        except ConsulException as error:
+            raise Unreachable(f"{self._transport.server} answered: {_short(error)}") from None
+
+
+def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
+    """Return what https needs: one's own authority alone where it is named, and a client certificate.
+
+    Raises OSError where a file cannot be read or does not hold what it should.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    if cert_file is not None:
+        context.load_cert_chain(cert_file, key_file)
+    return context
+
+
+def _with_port(host: str, port: int) -> str:
+    host = host.strip()
+    if host.count(":") > 1 and not host.startswith("["):
+        host = f"[{host}]"  # an IPv6 address without a port
+    return host if host.rpartition("]")[2].count(":") else f"{host}:{port}"
+
+
+def _wait(seconds: int, index: int) -> str | None:
+    return f"{seconds}s" if index else None
+
+
+def _index(found: Any) -> int:
+    return max(int(found[0]), 1)  # 0 would not wait, and so ask again and again
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().replace("\n", " ")[:200] or type(error).__name__
