@@ -242,7 +242,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         )
 
         async def first_state() -> None:
-            await _heard(live, intake, settings, known)
+            silent_for_s = None if known is None else FALL_BACK_S
+            if stale := await intake.first_words(settings.registry_type, required(settings), silent_for_s):
+                log.warning("last_known_good.served", registries=sorted(stale), saved=_ago(known))
             await resolver.first_round()
             await monitor.first_round()
 
@@ -326,24 +328,3 @@ def _limits(settings: Settings) -> Limits:
         total_share=settings.guard_total_share,
         total_minimum=settings.guard_total_minimum,
     )
-
-
-async def _heard(live: LiveCatalog, intake: Intake, settings: Settings, known: LastGood | None) -> None:
-    """Return when every required registry has said what there is, or what was last known is offered in its place.
-
-    An optional one is not waited for, but it is not taken for an empty one either: what was last known of it goes
-    out with the first publication (law 1).
-    """
-    wanted = required(settings)
-    try:
-        async with asyncio.timeout(None if known is None else FALL_BACK_S):
-            while not live.current.synced.issuperset(wanted):
-                await live.wait()
-    except TimeoutError:
-        pass
-    silent = [name for name in settings.registry_type if name not in live.current.synced]
-    if stale := intake.fall_back(silent):
-        log = structlog.get_logger("controlplane")
-        log.warning("last_known_good.served", registries=sorted(stale), saved=_ago(known))
-    while not live.current.synced.union(intake.stale).issuperset(wanted):
-        await live.wait()
