@@ -1,11 +1,13 @@
 """What is said aloud of what clients do."""
 
 import pytest
+from builders import key
 from structlog.testing import capture_logs
 
+from controlplane.guard import Notice
 from controlplane.live import LiveCatalog
 from controlplane.telemetry.metrics import Metrics
-from controlplane.telemetry.observers import StreamObserver
+from controlplane.telemetry.observers import IntakeObserver, StreamObserver
 from xds.messages import Nacked, Sent, Subscribed
 from xds.status import Status, StreamInfo
 from xds.types import CLUSTER, SECRET, Node
@@ -87,3 +89,29 @@ def test_f_01_a_response_that_a_grpc_client_may_not_take_is_counted_and_said() -
     assert 'xds_oversized_responses_total{type="CDS"} 1.0' in exposition
     assert 'xds_responses_total{type="CDS"} 2.0' in exposition
     assert [line["size_bytes"] for line in lines if line["event"] == "xds.oversized"] == [4 * 1024 * 1024 + 1]
+
+
+def test_a_hold_is_said_loudly_with_why_whom_and_what_to_do() -> None:
+    keys = tuple(key("web", f"i{number:03}") for number in range(200))
+    with capture_logs() as lines:
+        observer = IntakeObserver()
+        observer.held(Notice(id="web", reason="200 of 300 instances of web were lost", instances=250, keys=keys))
+        observer.released(Notice(id="web", reason="", instances=250, keys=keys))
+    begun, ended = lines
+    assert (begun["event"], begun["log_level"], begun["instances"]) == ("guard.held", "error", 250)
+    assert "POST /api/v1/guard/web/release" in begun["remedy"]
+    assert begun["some"][0] == "web/i000"
+    assert len(begun["some"]) < len(keys), "a line stays readable"
+    assert (ended["event"], ended["log_level"], ended["instances"]) == ("guard.released", "warning", 250)
+
+
+def test_a_registry_that_is_lost_is_a_warning_that_says_what_stands() -> None:
+    with capture_logs() as lines:
+        observer = IntakeObserver()
+        observer.registry_lost("etcd", "connection refused")
+        observer.registry_synced("etcd")
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("registry.lost", "warning"),
+        ("registry.synced", "info"),
+    ]
+    assert (lines[0]["registry"], lines[0]["reason"]) == ("etcd", "connection refused")
