@@ -11,7 +11,7 @@ ROUNDS ?= 3
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tools fuzz lint format bench bench-xds clean reliability
+.PHONY: help run test test-fast tools fuzz lint format bench bench-xds bench-rest clean reliability
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ bench: $(VENV)/ready ## Print the figures that docs/performance.md keeps
 bench-xds: $(VENV)/ready ## Measure xDS beside go-control-plane; MODE=rows, burst, knee or reconnect
 	PYTHONPATH=tests $(BIN)/python -m benchmark.xds_side_by_side $(MODE) --bench-dir $(BENCH_DIR) --rounds $(ROUNDS) \
 		$(if $(ROWS),--rows "$(ROWS)") $(BENCH_ARGS)
+
+bench-rest: $(VENV)/ready ## Measure REST beside a Consul agent (needs wrk); ROWS=reads,registrations,watchers
+	PYTHONPATH=tests $(BIN)/python -m benchmark.rest_side_by_side --rounds $(ROUNDS) $(if $(ROWS),--rows "$(ROWS)") $(BENCH_ARGS)
 
 clean: ## Remove the virtual environment and all caches, not the registrations in .data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from controlplane.guard import Guard, Hold
+from controlplane.guard import Decision, Guard, Hold, Notice
 from controlplane.live import CallLater, LiveCatalog
 from controlplane.model import (
     DeleteInstance,
@@ -41,11 +41,11 @@ class Observer(Protocol):
         """Hear that a registry has said everything there is."""
         ...
 
-    def held(self, hold: Hold) -> None:
+    def held(self, notice: Notice) -> None:
         """Hear of a hold that has begun, or grown."""
         ...
 
-    def released(self, hold: Hold) -> None:
+    def released(self, notice: Notice) -> None:
         """Hear of a hold that has ended, and over which instances it still was."""
         ...
 
@@ -134,19 +134,19 @@ class Intake:
 
     def _take(self, event: RegistryEvent) -> None:
         match event:
-            case PutInstance():
-                self._apply(self._with_record(event))
-            case DeleteInstance():
-                self._apply(event)
+            case PutInstance(instance=instance):
+                self._settle(self._with_record(event), instance.key)
+            case DeleteInstance(key=key):
+                self._settle(event, key)
             case Missing():
                 now, wall = self._clocks.monotonic(), self._clocks.wall()
-                self._guarded(lambda: self._guard.missing(event, self._live.current, now=now, wall=wall))
+                self._decided(self._guard.missing(event, self._live.current, now=now, wall=wall))
             case Recorded():
                 self._record(event)
             case Members(ids=ids):
                 self._work.members(ids)
             case Release(hold=hold):
-                self._guarded(lambda: self._guard.release(hold, self._live.current))
+                self._decided(self._guard.release(hold, self._live.current))
             case Lost(registry=registry, reason=reason):
                 if registry == self._store:
                     self._work.members(None)
@@ -158,43 +158,25 @@ class Intake:
             case _:
                 self._live.apply(event)
 
-    def _guarded(self, decide: Callable[[], list[Event]]) -> None:
-        """Apply what the guard decides, and tell what it holds now that it did not before, and the reverse."""
-        before = {hold.id: hold for hold in self._guard.holds()}
-        for event in decide():
-            self._apply(event, settles=False)
-        self._tell(before)
-
-    def _apply(self, event: Event, *, settles: bool = True) -> None:
-        """Apply an event. Where it `settles` what becomes of an instance, the guard need not think of it any more."""
-        match event:
-            case PutInstance(instance=instance) if settles:
-                self._settle(instance.key)
-            case DeleteInstance(key=key):
-                if settles:
-                    self._settle(key)
-                if key in self._recorded:
-                    self._work.gone(key)
-            case _:
-                pass
-        self._live.apply(event)
-
-    def _settle(self, key: InstanceKey) -> None:
-        if not self._guard.concerns(key):
-            return
-        before = {hold.id: hold for hold in self._guard.holds()}
-        self._guard.settled(key)
-        self._tell(before)
-
-    def _tell(self, before: dict[str, Hold]) -> None:
-        after = {hold.id: hold for hold in self._guard.holds()}
-        for hold_id, hold in after.items():
-            if hold_id not in before or hold.keys - before[hold_id].keys:
-                self._observer.held(hold)
-        for hold_id, hold in before.items():
-            if hold_id not in after:
-                self._observer.released(hold)
+    def _decided(self, decision: Decision) -> None:
+        """Apply what the guard decided, and tell people what it holds and what it holds no more."""
+        for event in decision.events:
+            self._apply(event)
+        for notice in decision.held:
+            self._observer.held(notice)
+        for notice in decision.ended:
+            self._observer.released(notice)
         self._set_timer()
+
+    def _settle(self, event: PutInstance | DeleteInstance, key: InstanceKey) -> None:
+        """Apply what a registry means to become of an instance: the guard need not think of it any more."""
+        self._apply(event)
+        self._decided(self._guard.settled(key))
+
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, DeleteInstance) and event.key in self._recorded:
+            self._work.gone(event.key)
+        self._live.apply(event)
 
     def _set_timer(self) -> None:
         due = self._guard.next_due()
@@ -204,8 +186,7 @@ class Intake:
 
     def _on_timer(self) -> None:
         self._timer_at = None
-        self._guarded(lambda: self._guard.due(self._clocks.monotonic(), self._live.current))
-        self._set_timer()
+        self._decided(self._guard.due(self._clocks.monotonic(), self._live.current))
 
     def _with_record(self, event: PutInstance) -> PutInstance:
         """Give an instance the verdict that the registry keeps of it, where that still speaks of it."""

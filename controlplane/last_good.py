@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from controlplane.catalog import Catalog, Change, Scope
 from controlplane.live import LiveCatalog
@@ -71,17 +71,17 @@ class LastGoodFile:
         if hashlib.sha256(body).hexdigest() != checksum:
             raise NotGood(f"{self.path} is damaged: its checksum does not fit")
         events: list[Saved] = []
-        held: set[InstanceKey] = set()
+        held: dict[InstanceKey, str] = {}
         try:
             for line in body.splitlines():
                 record = orjson.loads(line)
                 event = _KINDS[record["kind"]].validate_python(record["value"])
                 events.append(event)
-                if record.get("held"):
-                    held.add(event.instance.key)
-        except (ValidationError, KeyError, TypeError) as error:
+                if record["held"]:
+                    held[event.instance.key] = record["held"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotGood(f"{self.path} holds what this version does not take: {error}") from None
-        return LastGood(confirmed_at=confirmed_at, events=tuple(events), held=frozenset(held))
+        return LastGood(confirmed_at=confirmed_at, events=tuple(events), held=held)
 
     def write(self, catalog: Catalog) -> None:
         """Put the catalog in the file's place, durably. Raises OSError; the old file stays then."""
@@ -106,7 +106,7 @@ class LastGoodFile:
 
 
 def _lines(catalog: Catalog) -> Iterator[bytes]:
-    def line(kind: str, value: Saved, held: bool = False) -> bytes:
+    def line(kind: str, value: Saved, held: str = "") -> bytes:
         return orjson.dumps({"kind": kind, "held": held, "value": value}, option=orjson.OPT_APPEND_NEWLINE)
 
     for host in sorted(catalog.resolutions):
@@ -122,7 +122,7 @@ def _lines(catalog: Catalog) -> Iterator[bytes]:
             event = PutInstance(
                 instance=each.instance, registry=each.registry, verdict=each.verdict, stated=each.stated
             )
-            yield line("instance", event, bool(each.held))
+            yield line("instance", event, each.held)
 
 
 class LastGoodKeeper:

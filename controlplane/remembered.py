@@ -34,12 +34,12 @@ MISSING = "missing after a restart"
 class LastGood:
     """Hold what was in force, as events, and when that was last known to be true (seconds since the epoch).
 
-    `held` names those instances that no registry had any more and the mass-loss guard kept.
+    `held` names those instances that no registry had any more and the mass-loss guard kept, with its hold's id.
     """
 
     confirmed_at: float
     events: tuple[Saved, ...]
-    held: frozenset[InstanceKey]
+    held: Mapping[InstanceKey, str]
 
 
 class Remembered:
@@ -51,6 +51,7 @@ class Remembered:
 
     def __init__(self, known: LastGood, registries: Iterable[str], *, journalled: frozenset[str], fresh: bool) -> None:
         self._fresh = fresh
+        self._held = known.held
         self._unconfirmed: dict[str, dict[_Key, _Registered]] = {name: {} for name in registries}
         self._offered: set[str] = set()
         for event in known.events:
@@ -91,13 +92,13 @@ class Remembered:
         if not offered and not self._fresh:
             return []
         told: list[RegistryEvent] = []
-        gone: list[InstanceKey] = []
+        gone: dict[str, list[InstanceKey]] = {}
         for event in absent.values():
             match event:
                 case PutInstance(instance=instance):
                     if not offered:
                         told.append(event)  # the guard may keep only what there is
-                    gone.append(instance.key)
+                    gone.setdefault(self._held.get(instance.key, ""), []).append(instance.key)
                 case PutPolicy(service=service) if offered:
                     told.append(DeletePolicy(service=service, registry=registry))
                 case PutResource(resource=resource) if offered:
@@ -105,10 +106,12 @@ class Remembered:
                 case _:
                     pass
         if not self._fresh:
-            told += (DeleteInstance(key=key, registry=registry, reason=MISSING) for key in gone)
-        elif gone:
-            told.append(Missing(keys=tuple(gone), registry=registry, reason=MISSING))
-        return told
+            lost = (key for keys in gone.values() for key in keys)
+            return [*told, *(DeleteInstance(key=key, registry=registry, reason=MISSING) for key in lost)]
+        return told + [
+            Missing(keys=tuple(gone[hold]), registry=registry, reason=MISSING, hold=hold)
+            for hold in sorted(gone, reverse=True)  # what was held comes first: else it counts as what is left
+        ]
 
 
 def _key(event: _Registered) -> _Key:

@@ -34,7 +34,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], what: str, patience_s: float = PATIENCE_S) -> T:
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str | Callable[[], str], patience_s: float = PATIENCE_S
+) -> T:
     """Look again and again until there is something to see; fail with `what` where there never is."""
     try:
         async with asyncio.timeout(patience_s):
@@ -43,7 +45,7 @@ async def eventually(look: Callable[[], Awaitable[T | None]], what: str, patienc
                     return seen  # type: ignore[return-value]
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"not within {patience_s} s: {what}") from None
+        raise AssertionError(f"not within {patience_s} s: {what if isinstance(what, str) else what()}") from None
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
@@ -99,7 +101,7 @@ class ControlPlane:
                 stdout=log,
                 stderr=log,
             )
-        await eventually(self._ready, f"the control plane is ready; its log:\n{self.log()}")
+        await eventually(self._ready, lambda: f"the control plane is ready; its log:\n{self.log()}")
 
     async def _ready(self) -> bool:
         assert self.process is not None

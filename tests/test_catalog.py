@@ -233,3 +233,12 @@ def test_every_event_moves_the_revision_by_one_or_changes_nothing(events: list[E
         for name, service in state.services.items():
             assert service.name == name
             assert service.entries or service.own_policy is not None or service.emptied_at is not None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "b", "c"]), st.sampled_from(["x", "y"]))))
+def test_the_size_is_the_number_of_instances(steps: list[tuple[bool, str, str]]) -> None:
+    catalog_ = Catalog()
+    for there, service, id_ in steps:
+        event = put(service, id_) if there else DeleteInstance(key=key(service, id_), registry="memory")
+        catalog_, _ = catalog_.apply(event)
+        assert catalog_.size == len(list(catalog_.entries()))

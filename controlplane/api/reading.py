@@ -30,6 +30,7 @@ from controlplane.api.problems import (
     unknown_instance,
     unknown_service,
 )
+from controlplane.api.repeated import READ, Read
 from controlplane.api.views import (
     InstanceView,
     Picked,
@@ -147,6 +148,7 @@ async def get_service(edge: Edge, request: web.Request) -> web.Response:
             edge.ready_bytes.put(service, raw_query, ready)
         return ready
 
+    request[READ] = Read(service=ServiceName(name), query=raw_query, known=request.headers.get("If-None-Match"))
     return await edge.answer(request, ServiceName(name), render)
 
 

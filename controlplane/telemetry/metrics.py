@@ -101,8 +101,9 @@ class Metrics:
             self._oversized.labels(short)
             for meaning in MEANINGS:
                 self._requests.labels(short, meaning)
-        # Looking labels up costs more than counting, and these are counted for every client of every change.
+        # Looking labels up costs more than counting, and these are counted for every client of every change or read.
         self._requests_by: dict[tuple[str, str], Counter] = {}
+        self._http_by: dict[tuple[str, str, int], Histogram] = {}
         self._responses_by = {url: self._responses.labels(short) for url, short in _SHORT_NAMES.items()}
         self._acks_by = {url: self._acks.labels(short) for url, short in _SHORT_NAMES.items()}
         self._hits = self._reads.labels("hit")
@@ -137,7 +138,12 @@ class Metrics:
 
     def http_request(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Note a request; `route` is the path's template, never the path."""
-        self._http.labels(method if method in _METHODS else OTHER, route, status).observe(duration_s)
+        key = (method, route, status)
+        if (histogram := self._http_by.get(key)) is None:
+            histogram = self._http.labels(method if method in _METHODS else OTHER, route, status)
+            if method in _METHODS:
+                self._http_by[key] = histogram
+        histogram.observe(duration_s)
 
     def publication(self, reason: str) -> None:
         """Count a publication; for the words see REASONS."""
