@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import instance, key, put, verdict
@@ -9,6 +10,7 @@ from intakes import Told, intake_of
 
 from controlplane.guard import Limits
 from controlplane.intake import Intake
+from controlplane.last_good import LastGoodFile
 from controlplane.live import LiveCatalog
 from controlplane.model import (
     DeleteInstance,
@@ -18,13 +20,17 @@ from controlplane.model import (
     Lost,
     Members,
     Missing,
+    PutAliases,
     PutInstance,
+    PutPolicy,
     Recorded,
     RegistryEvent,
     Release,
+    ServiceName,
     Synced,
     target_of,
 )
+from controlplane.policy import Policy
 from controlplane.registry.reconcile import Delivered
 from controlplane.remembered import LastGood, Remembered
 
@@ -310,6 +316,32 @@ def test_what_is_offered_in_place_of_a_silent_registry_is_stale_until_that_speak
     world.hears(*puts[:3], Synced(registry="etcd"))
     assert world.intake.stale == frozenset()
     assert world.offered() == dict.fromkeys("abc", "")
+
+
+def test_other_names_of_a_service_are_remembered_on_disk_until_its_registry_says_otherwise(tmp_path: Path) -> None:
+    web, api = ServiceName("web"), ServiceName("api")
+    before = World("kubernetes")
+    before.hears(
+        PutAliases(service=web, aliases=(ServiceName("web.shop"),), registry="kubernetes"),
+        PutAliases(service=api, aliases=(ServiceName("api.shop"),), registry="kubernetes"),
+        PutPolicy(service=web, policy=Policy(), registry="kubernetes"),
+    )
+    file = LastGoodFile(tmp_path)
+    file.write(before.live.current)
+    read = file.read()
+    assert read is not None
+
+    world = World("kubernetes", remembered=Remembered(read, ["kubernetes"], journalled=frozenset(), fresh=True))
+    world.intake.fall_back(["kubernetes"])
+    services = world.live.current.services
+    assert (services[web].aliases, services[web].own_policy) == (("web.shop",), Policy())
+    assert services[api].aliases == ("api.shop",)
+
+    world.hears(
+        PutAliases(service=web, aliases=(ServiceName("web.shop"),), registry="kubernetes"),
+        Synced(registry="kubernetes"),
+    )
+    assert set(world.live.current.services) == {web}, "the other went while nobody looked"
 
 
 def test_without_a_memory_there_is_nothing_to_fall_back_to() -> None:
