@@ -55,6 +55,7 @@ class Membership:
         self._told: frozenset[str] = frozenset()
         self._shared_at: dict[InstanceKey, float] = {}
         self._due: dict[InstanceKey, None] = {}
+        self._shared = 0
         self._work = asyncio.Event()
 
     async def catch_up(self) -> None:
@@ -163,7 +164,8 @@ class Membership:
             said = [[key.service, key.id] for key in due]
             per_key = max(_KEY_BYTES // 520, 1)
             for part, at in enumerate(range(0, len(said), per_key)):
-                body = orjson.dumps([self._count, *said[at : at + per_key]])
+                self._shared += 1  # Consul takes setting the same value for no change
+                body = orjson.dumps([self._shared, *said[at : at + per_key]])
                 await self._client.write(f"{self._renewals}{self._sharing.member}/{part}", body)
             if len(self._shared_at) > 2 * len(due) + 1_000:
                 oldest = self._clock() - 86_400
