@@ -329,6 +329,41 @@ class TestSeveral:
 
         assert {type(event) for event in gone} == {DeleteInstance}, "a node that is removed on a live watch is trusted"
 
+    @pytest.mark.timeout(120)
+    async def test_of_many_changes_at_once_by_many_hands_none_is_missed(self, consul: ConsulServer) -> None:
+        one, two = consul_registry(consul, member="one"), consul_registry(consul, member="two")
+        names = [f"s{n}" for n in range(120)]
+
+        async def registers(name: str, port: int) -> None:
+            service = {"Service": name, "ID": f"{name}-f", "Address": "10.3.0.1", "Port": port}
+            body = {"Node": "elsewhere", "Address": "10.3.0.1", "Service": service}
+            await consul.request("PUT", "/v1/catalog/register", body)
+
+        async def foreign() -> None:
+            for port in (1, 2):
+                for name in names:
+                    await registers(name, port)
+
+        held: dict[str, int] = {}
+        wanted = {f"{name}/{name}-f": 2 for name in names} | {f"{name}/o": 3 for name in names}
+        done = asyncio.Event()
+
+        def emit(event: RegistryEvent) -> None:
+            match event:
+                case PutInstance(instance=put):
+                    held[str(put.key)] = put.port
+                case DeleteInstance() | Missing():
+                    raise AssertionError(f"nothing was taken away: {event}")
+            if held == wanted:
+                done.set()
+
+        async with running(one), two:
+            task = asyncio.create_task(two.run(emit))
+            await asyncio.gather(foreign(), *(one.put(instance(name, "o", host="10.3.0.2", port=3)) for name in names))
+            await asyncio.wait_for(done.wait(), 90)
+            task.cancel()
+            await asyncio.wait([task])
+
 
 class TestFailures:
     async def test_a_killed_server_is_lost_once_and_back_on_its_data_without_a_change(self, tmp_path: Path) -> None:
@@ -466,7 +501,7 @@ class TestTls:
         tls = Tls(server=authority.server(), client=client)
         context = tls_context(str(client.authority), str(client.certificate), str(client.key))
         async with ConsulServer(tmp_path / "consul", tls=tls) as server:
-            async with running(consul_registry(server, scheme="https", context=context)) as told:
+            async with running(consul_registry(server, scheme="https", context=context, datacenter="dc1")) as told:
                 await told.listing()
                 await told.registry.put(A)
                 assert await told.next() == PutInstance(instance=A, registry="consul")

@@ -177,6 +177,17 @@ class Client:
         found = await self._ask(asked)
         return _index(found), found[1] or []
 
+    async def folder(self, prefix: str) -> tuple[int, list[dict[str, Any]]]:
+        """Return the keys under a prefix, of which there is one at least: the folder itself, as Consul's UI makes it.
+
+        A query that waits for a change below no key at all wakes at every write to any of Consul's keys.
+        """
+        index, found = await self.keys(prefix)
+        if not found:
+            await self.write(prefix, b"")
+            index, found = await self.keys(prefix)
+        return index, found
+
     async def key(self, key: str) -> tuple[int, bytes | None]:
         """Return a key's ModifyIndex and value; 0 and None where it does not exist."""
         _, found = await self._ask(self._api.kv.get(key))

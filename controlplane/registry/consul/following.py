@@ -24,8 +24,8 @@ _WORKERS = 8
 _GRACE_S = 0.02
 """How long a wake may go unexplained: the notes of other control planes take that long."""
 
-_DOUBT_S = 30.0
-"""How soon all services are asked after a wake that was explained: another change may have hidden behind it."""
+_DOUBT_S = 10.0
+"""How soon all services are asked after a wake behind whose explanation another change may hide."""
 
 _SERVERS = "consul"
 """The service that Consul's servers are: always there, and of no interest but for who may see it."""
@@ -38,7 +38,10 @@ class Resync(Exception):
 
 
 class Follower:
-    """Keep the mirror in step with Consul, and tell what changes. `touched` is told of changed documents."""
+    """Keep the mirror in step with Consul, and tell what changes.
+
+    `touched` is told of changed documents and releases, `heard` of each sign of life. `writes`: keys may be made.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Follower:
         clock: Callable[[], float],
         touched: Callable[[What, str], None],
         heard: Callable[[], None],
+        writes: bool,
     ) -> None:
         self._client = client
         self._teller = teller
@@ -55,13 +59,14 @@ class Follower:
         self._clock = clock
         self._touched = touched
         self._heard = heard
+        self._writes = writes
+        self._changes_index = 0
         self._sees_servers = False
         self._reset()
 
     def _reset(self) -> None:
         self._names: set[str] = set()
         self._names_index = 0
-        self._changes_index = 0
         self._explained: deque[int] = deque(maxlen=256)
         self._dirty: dict[str, bool] = {}
         self._fetching: set[str] = set()
@@ -76,7 +81,13 @@ class Follower:
         """Bring the whole mirror up to date, without telling anything."""
         self._reset()
         self._teller.mirror.begin_anew()
-        self._changes_index, _ = await self._client.keys(self._changes.folder)
+        folder = self._changes.folder
+        index, found = await (self._client.folder(folder) if self._writes else self._client.keys(folder))
+        if 0 < self._changes_index <= index:
+            for each in self._changes.read(found, self._changes_index)[0]:
+                if each.what is What.RELEASE:  # was let go while Consul could not be heard; the rest is listed anyway
+                    self._touched(each.what, each.name)
+        self._changes_index = index
         self._names_index, names = await self._client.services()
         self._look_for_servers(names)
         self._take_names(names)
@@ -125,14 +136,14 @@ class Follower:
                 raise Resync("its index went backwards: it was restored from an older state")
             if index == self._names_index:
                 continue
-            self._names_index = index
+            last, self._names_index = self._names_index, index
             self._look_for_servers(names)
             before = set(self._names)
             self._take_names(names)
             for name in before ^ self._names:
                 self._mark(name)
             if len(self._names) > len(self._watching):
-                await self._explain(index)
+                await self._explain(last, index)
 
     def _look_for_servers(self, names: Iterable[str]) -> None:
         """Mind the right to read: a token without it gets an empty listing, and no error."""
@@ -147,10 +158,13 @@ class Follower:
             self._teller.mirror.refuse(name, "the service's name is no lower-case DNS name; it is left out")
         self._names = usable - {_SERVERS}
 
-    async def _explain(self, index: int) -> None:
+    async def _explain(self, before: int, index: int) -> None:
+        """Find out whether what woke the query between two indexes is known, and have all services asked if not."""
         for _ in range(2):
             if index in self._explained:
-                self._doubt = True
+                # what is in between may be writes to keys, or a service's change that hides behind the last one
+                if not all(each in self._explained for each in range(max(before + 1, index - 64), index)):
+                    self._doubt = True
                 return
             await asyncio.sleep(_GRACE_S)
             if not (self._dirty or self._fetching or index in self._explained):
@@ -166,12 +180,11 @@ class Follower:
             touched, missed = self._changes.read(found, self._changes_index)
             self._changes_index = index
             for each in touched:
+                self._explained.append(each.index)
                 if each.what is not What.SERVICE:
                     self._touched(each.what, each.name)
-                else:
-                    self._explained.append(each.index)
-                    if not self._teller.mirror.knows(each.name, each.index) and each.name not in self._watching:
-                        self._mark(each.name)
+                elif not self._teller.mirror.knows(each.name, each.index) and each.name not in self._watching:
+                    self._mark(each.name)
             if missed:
                 self._sweep_now.set()
 
