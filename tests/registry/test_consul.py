@@ -332,7 +332,7 @@ class TestSeveral:
     @pytest.mark.timeout(120)
     async def test_of_many_changes_at_once_by_many_hands_none_is_missed(self, consul: ConsulServer) -> None:
         one, two = consul_registry(consul, member="one"), consul_registry(consul, member="two")
-        names = [f"s{n}" for n in range(120)]
+        names = [f"s{n}" for n in range(70)]
 
         async def registers(name: str, port: int) -> None:
             service = {"Service": name, "ID": f"{name}-f", "Address": "10.3.0.1", "Port": port}
