@@ -5,6 +5,7 @@ Every event of every registry passes here, in this order: it is put beside what 
 and verdicts that other control planes recorded meet their instances.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -121,12 +122,31 @@ class Intake:
         for known in [event] if self._remembered is None else self._remembered.take(event):
             self._merge(known)
 
-    def fall_back(self, registries: Sequence[str]) -> frozenset[str]:
-        """Offer what was last known in place of these registries, as far as it is known; return of which it is."""
+    async def first_words(
+        self, registries: Sequence[str], required: Sequence[str], patience_s: float | None
+    ) -> frozenset[str]:
+        """Return when every required registry has said what there is, or what was last known is offered in its place.
+
+        That is done after `patience_s`; None where nothing was known. An optional registry is not waited for, but is
+        not taken for an empty one either: what was last known of it is there before anything is published (law 1).
+        Return the registries in whose place it is offered.
+        """
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._until_known(required)
+        except TimeoutError:
+            pass  # what was last known has to do
         if self._remembered is not None:
-            for event in self._remembered.fall_back(registries):
+            silent = [name for name in registries if name not in self._live.current.synced]
+            for event in self._remembered.fall_back(silent):
                 self._merge(event)
-        return self.stale
+        stale = self.stale
+        await self._until_known(required)
+        return stale
+
+    async def _until_known(self, required: Sequence[str]) -> None:
+        while not self._live.current.synced.union(self.stale).issuperset(required):
+            await self._live.wait()
 
     def _merge(self, event: RegistryEvent) -> None:
         for each in self._merged.take(event):

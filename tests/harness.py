@@ -307,9 +307,13 @@ async def instances(control_plane: ControlPlane, service: str, *names: str) -> A
 
 
 class Traffic:
-    """Send requests one after another in the background, and remember what came back."""
+    """Send requests one after another in the background, and remember what came back.
 
-    def __init__(self, envoy: Envoy, path: str) -> None:
+    `pause_s` lies between an answer and the next request, so that what is tested has the machine's time too.
+    """
+
+    def __init__(self, envoy: Envoy, path: str, *, pause_s: float = 0.0) -> None:
+        self._pause_s = pause_s
         self._envoy = envoy
         self._path = path
         self.seen: Counter[str] = Counter()
@@ -341,6 +345,7 @@ class Traffic:
 
     async def _send(self) -> None:
         while True:
+            await asyncio.sleep(self._pause_s)
             await self._wanted.wait()
             self._under_way += 1
             try:

@@ -1,11 +1,13 @@
 """From what registries say to what the catalog holds: the whole way, with real parts and a clock of the test's own."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from builders import instance, key, put, verdict
+from harness import PATIENCE_S
 from intakes import Told, intake_of
 
 from controlplane.guard import Limits
@@ -306,19 +308,28 @@ def test_a_first_listing_that_lacks_what_was_there_before_the_restart_is_looked_
     assert world.offered() == dict.fromkeys("abcd", "web")
 
 
-def test_what_is_offered_in_place_of_a_silent_registry_is_stale_until_that_speaks() -> None:
-    puts = [PutInstance(instance=each.instance, registry="etcd") for each in (put("web", id_) for id_ in "abcd")]
-    world = World(remembered=Remembered(known(*puts), ["etcd"], journalled=frozenset(), fresh=True))
+def remembering(*registries: str) -> tuple[World, list[PutInstance]]:
+    """Return a world that knows of an instance in each registry, none of which has spoken yet."""
+    puts = [PutInstance(instance=put(name, "a").instance, registry=name) for name in registries]
+    remembered = Remembered(known(*puts), registries, journalled=frozenset(), fresh=True)
+    return World(*registries, remembered=remembered), puts
+
+
+async def test_what_is_offered_in_place_of_a_silent_registry_is_stale_until_that_speaks() -> None:
+    world, (known_of_it,) = remembering("etcd")
     assert world.intake.stale == frozenset()
-    assert world.intake.fall_back(["etcd"]) == {"etcd"}
-    assert world.offered() == dict.fromkeys("abcd", "")
+    assert await world.intake.first_words(["etcd"], ["etcd"], 0) == {"etcd"}
+    assert world.intake.stale == {"etcd"}
+    assert world.offered("etcd") == {"a": ""}
     assert "etcd" not in world.live.current.synced
-    world.hears(*puts[:3], Synced(registry="etcd"))
+    world.hears(known_of_it, Synced(registry="etcd"))
     assert world.intake.stale == frozenset()
-    assert world.offered() == dict.fromkeys("abc", "")
+    assert world.offered("etcd") == {"a": ""}
 
 
-def test_other_names_of_a_service_are_remembered_on_disk_until_its_registry_says_otherwise(tmp_path: Path) -> None:
+async def test_other_names_of_a_service_are_remembered_on_disk_until_its_registry_says_otherwise(
+    tmp_path: Path,
+) -> None:
     web, api = ServiceName("web"), ServiceName("api")
     before = World("kubernetes")
     before.hears(
@@ -332,7 +343,7 @@ def test_other_names_of_a_service_are_remembered_on_disk_until_its_registry_says
     assert read is not None
 
     world = World("kubernetes", remembered=Remembered(read, ["kubernetes"], journalled=frozenset(), fresh=True))
-    world.intake.fall_back(["kubernetes"])
+    await world.intake.first_words(["kubernetes"], ["kubernetes"], 0)
     services = world.live.current.services
     assert (services[web].aliases, services[web].own_policy) == (("web.shop",), Policy())
     assert services[api].aliases == ("api.shop",)
@@ -344,7 +355,24 @@ def test_other_names_of_a_service_are_remembered_on_disk_until_its_registry_says
     assert set(world.live.current.services) == {web}, "the other went while nobody looked"
 
 
-def test_without_a_memory_there_is_nothing_to_fall_back_to() -> None:
+async def test_a_registry_that_has_spoken_is_not_stood_in_for() -> None:
+    world, _ = remembering("etcd")
+    world.hears(Synced(registry="etcd"))
+    assert await world.intake.first_words(["etcd"], ["etcd"], 0) == frozenset()
+
+
+async def test_an_optional_registry_is_not_waited_for_and_what_was_known_of_it_is_there_all_the_same() -> None:
+    world, _ = remembering("etcd", "consul")
+    world.hears(Synced(registry="etcd"))
+    assert await world.intake.first_words(["etcd", "consul"], ["etcd"], PATIENCE_S) == {"consul"}
+    assert world.offered("consul") == {"a": ""}
+
+
+async def test_a_registry_of_which_nothing_is_known_is_waited_for() -> None:
     world = World()
-    assert world.intake.fall_back(["etcd"]) == frozenset()
-    assert world.offered() == {}
+    waiting = asyncio.create_task(world.intake.first_words(["etcd"], ["etcd"], None))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    world.hears(Synced(registry="etcd"))
+    async with asyncio.timeout(PATIENCE_S):
+        assert await waiting == frozenset()

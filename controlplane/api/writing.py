@@ -98,7 +98,8 @@ async def visible(edge: Edge, stored: Stored, within_s: float | None = None) -> 
 
     def made() -> Entry | None:
         entry = live.current.entry(key)
-        if entry is not None and same_instance(entry.instance, stored.instance):
+        # One that is still held looks the same, and is not yet what the registry has.
+        if entry is not None and not entry.held and same_instance(entry.instance, stored.instance):
             return entry
         revision = _in_history(
             edge,
