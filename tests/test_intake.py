@@ -327,6 +327,19 @@ async def test_what_is_offered_in_place_of_a_silent_registry_is_stale_until_that
     assert world.offered("etcd") == {"a": ""}
 
 
+async def test_a_registry_that_has_spoken_is_not_stood_in_for() -> None:
+    world, _ = remembering("etcd")
+    world.hears(Synced(registry="etcd"))
+    assert await world.intake.first_words(["etcd"], ["etcd"], 0) == frozenset()
+
+
+async def test_an_optional_registry_is_not_waited_for_and_what_was_known_of_it_is_there_all_the_same() -> None:
+    world, _ = remembering("etcd", "consul")
+    world.hears(Synced(registry="etcd"))
+    assert await world.intake.first_words(["etcd", "consul"], ["etcd"], PATIENCE_S) == {"consul"}
+    assert world.offered("consul") == {"a": ""}
+
+
 async def test_other_names_of_a_service_are_remembered_on_disk_until_its_registry_says_otherwise(
     tmp_path: Path,
 ) -> None:
@@ -353,19 +366,6 @@ async def test_other_names_of_a_service_are_remembered_on_disk_until_its_registr
         Synced(registry="kubernetes"),
     )
     assert set(world.live.current.services) == {web}, "the other went while nobody looked"
-
-
-async def test_a_registry_that_has_spoken_is_not_stood_in_for() -> None:
-    world, _ = remembering("etcd")
-    world.hears(Synced(registry="etcd"))
-    assert await world.intake.first_words(["etcd"], ["etcd"], 0) == frozenset()
-
-
-async def test_an_optional_registry_is_not_waited_for_and_what_was_known_of_it_is_there_all_the_same() -> None:
-    world, _ = remembering("etcd", "consul")
-    world.hears(Synced(registry="etcd"))
-    assert await world.intake.first_words(["etcd", "consul"], ["etcd"], PATIENCE_S) == {"consul"}
-    assert world.offered("consul") == {"a": ""}
 
 
 async def test_a_registry_of_which_nothing_is_known_is_waited_for() -> None:
