@@ -60,7 +60,11 @@ def _ask_registry(readiness: Readiness, live: LiveCatalog, intake: Intake, sourc
         if name in intake.stale:
             return f"the last known good state is served in its place: {live.current.lost.get(name, 'it is silent')}"
         why = live.current.lost.get(name)
-        return None if why is None else f"lost for {source.age_s():.0f} s, what it said last stands: {why}"
+        if why is None:
+            return None
+        if name not in live.current.synced:
+            return f"not heard yet: {why}"
+        return f"lost for {source.age_s():.0f} s, what it said last stands: {why}"
 
     def unusable() -> str | None:
         remarks = [f"{where}: {why}" for where, why in sorted(source.remarks.items())]

@@ -34,8 +34,8 @@ from controlplane.remembered import Remembered
 class Observer(Protocol):
     """Hear what is worth telling people. Every method returns at once."""
 
-    def registry_lost(self, registry: str, reason: str) -> None:
-        """Hear that a registry cannot be heard."""
+    def registry_lost(self, registry: str, reason: str, *, heard: bool) -> None:
+        """Hear that a registry cannot be heard, and whether it ever was."""
         ...
 
     def registry_synced(self, registry: str) -> None:
@@ -171,7 +171,7 @@ class Intake:
                 if registry == self._store:
                     self._work.members(None)
                 if self._live.apply(event) is not None:
-                    self._observer.registry_lost(registry, reason)
+                    self._observer.registry_lost(registry, reason, heard=registry in self._live.current.synced)
             case Synced(registry=registry):
                 if self._live.apply(event) is not None:
                     self._observer.registry_synced(registry)

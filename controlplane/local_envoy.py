@@ -39,7 +39,7 @@ def envoy_binary() -> Path:
 class LocalEnvoy:
     """Keep one Envoy running with a bootstrap for as long as `run` is not cancelled.
 
-    `log_path` receives Envoy's own log. `say` is told of starts and deaths.
+    `log_path` receives Envoy's own log; its folder is made where it is not there. `say` is told of starts and deaths.
     """
 
     def __init__(self, *, bootstrap: str, log_path: Path, say: Callable[[str], None]) -> None:
@@ -56,6 +56,8 @@ class LocalEnvoy:
         binary = envoy_binary()
         loop = asyncio.get_running_loop()
         pause_s = _FIRST_RESTART_S
+        # Where nothing is kept on disk nobody has made it yet. Private, for others may keep state there.
+        self._log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="envoy-") as folder, self._log_path.open("ab") as log:
             config = Path(folder) / "bootstrap.yaml"
             config.write_text(self._bootstrap, encoding="utf-8")

@@ -49,12 +49,25 @@ def _address(value: str) -> str:
         raise ValueError("must be an IP address: Envoy binds it as it is") from None
 
 
+def _consul_hosts(value: str) -> str:
+    if "://" in value or not all(part.strip() for part in value.split(",")):
+        raise ValueError("must be a host or host:port, or several with commas between; CONSUL_SCHEME says https")
+    return value
+
+
+def _etcd_endpoint(value: str) -> str:
+    if not value.rstrip("/").rpartition(":")[2].isdecimal():
+        raise ValueError("must be host:port, such as localhost:2379; https:// may stand before it")
+    return value
+
+
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
 RegistryType = Literal["memory", "consul", "etcd", "kubernetes"]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_split)]
+EtcdEndpoints = Annotated[tuple[Annotated[str, AfterValidator(_etcd_endpoint)], ...], BeforeValidator(_split)]
 
 
 class SettingsError(Exception):
@@ -86,7 +99,7 @@ class Settings(BaseModel):
     guard_service_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 4
     guard_total_share: Share = 0.2
     guard_total_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 20
-    consul_host: str = "localhost"
+    consul_host: Annotated[str, AfterValidator(_consul_hosts)] = "localhost"
     consul_port: RemotePort = 8500
     consul_scheme: Literal["http", "https"] = "http"
     consul_token: SecretStr | None = None
@@ -94,7 +107,7 @@ class Settings(BaseModel):
     consul_ca_file: Path | None = None
     consul_cert_file: Path | None = None
     consul_key_file: Path | None = None
-    etcd_endpoints: CommaList = ("localhost:2379",)
+    etcd_endpoints: EtcdEndpoints = ("localhost:2379",)
     etcd_prefix: str = "/services/"
     etcd_username: str | None = None
     etcd_password: SecretStr | None = None
@@ -262,6 +275,8 @@ def _refusals(settings: Settings) -> list[str]:
         if (cert is None) != (key is None):
             given, missing = ("CERT", "KEY") if key is None else ("KEY", "CERT")
             faults.append(f"{prefix.upper()}_{given}_FILE is set without {prefix.upper()}_{missing}_FILE; set both")
+    if settings.consul_scheme == "http" and (settings.consul_ca_file or settings.consul_cert_file):
+        faults.append("CONSUL_CA_FILE and CONSUL_CERT_FILE are for https; set CONSUL_SCHEME=https, or leave them off")
     if (settings.etcd_username is None) != (settings.etcd_password is None):
         faults.append("ETCD_USERNAME and ETCD_PASSWORD go together; set both, or neither")
     if not settings.etcd_endpoints:

@@ -30,7 +30,7 @@ class Told:
     def gone(self, key: InstanceKey) -> None:
         self.gone_seen.append(key)
 
-    def registry_lost(self, registry: str, reason: str) -> None:
+    def registry_lost(self, registry: str, reason: str, *, heard: bool) -> None:
         self.said.append(("lost", registry))
 
     def registry_synced(self, registry: str) -> None:

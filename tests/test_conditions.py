@@ -1,12 +1,17 @@
-"""How current an answer is: what several registries say together."""
+"""How current an answer is, and what readiness says of registries that cannot be heard."""
+
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from controlplane import api
-from controlplane.conditions import freshness
+from controlplane.conditions import ask_all, freshness
 from controlplane.live import LiveCatalog
 from controlplane.model import Lost, RegistryEvent, Synced
+from controlplane.readiness import Readiness
 from controlplane.registry.memory import MemoryRegistry
+from controlplane.sources import Sources
 
 pytestmark = pytest.mark.unit
 
@@ -50,3 +55,33 @@ def test_an_answer_is_as_old_as_its_oldest_part(
     assert freshness([Named("etcd", 2.0), Named("consul", 30.0)], live, stale=stale) == api.Freshness(
         age_s=age_s, connected=connected, known=known, stale=stale
     )
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        pytest.param([], "not heard yet: refused", id="never heard"),
+        pytest.param([Synced(registry="etcd")], "lost for 2 s, what it said last stands: refused", id="heard before"),
+    ],
+)
+def test_a_lost_registry_stands_for_something_only_where_it_has_spoken(events: list[RegistryEvent], told: str) -> None:
+    live = LiveCatalog(epoch="e", call_later=lambda _delay, _call: None)
+    for event in (*events, Lost(registry="etcd", reason="refused")):
+        live.apply(event)  # type: ignore[arg-type]
+    registry = Named("etcd", 2.0)
+    readiness = Readiness()
+    unasked = cast(Any, SimpleNamespace(ready=True, refused={}, left_out={}))
+    ask_all(
+        readiness,
+        sources=Sources(registries=(registry,), store=registry, journal=None),
+        required=["etcd"],
+        live=live,
+        intake=cast(Any, SimpleNamespace(stale=frozenset(), holds=lambda: ())),
+        publisher=unasked,
+        resolver=unasked,
+        monitor=unasked,
+    )
+
+    found = {finding.name: finding.reason for finding in readiness.findings()}
+
+    assert found["connection/etcd"] == told

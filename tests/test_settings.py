@@ -141,6 +141,11 @@ def test_all_faults_are_told_at_once_and_each_once(tmp_path: Path) -> None:
         pytest.param({"TLS_CLIENT_AUTH": "optional"}, "TLS_CLIENT_AUTH=optional", id="client certificates without TLS"),
         pytest.param({"XDS_TLS_CLIENT_AUTH": "required"}, "XDS_TLS_CLIENT_AUTH=required", id="the same for xDS"),
         pytest.param({"HEALTH_CHECK_SCRIPTS_DIR": "/dev/null"}, "'/dev/null'", id="a file for a folder of scripts"),
+        pytest.param({"CONSUL_HOST": "http://consul"}, "CONSUL_SCHEME", id="a Consul by URL"),
+        pytest.param({"CONSUL_HOST": "one, ,two"}, "host:port", id="a Consul without a name"),
+        pytest.param({"CONSUL_CA_FILE": "ca.pem"}, "CONSUL_SCHEME=https", id="an authority for what is not encrypted"),
+        pytest.param({"ETCD_ENDPOINTS": "one:2379,two"}, "'two'", id="a member of etcd without a port"),
+        pytest.param({"ETCD_ENDPOINTS": "http://one/"}, "localhost:2379", id="a member by URL without a port"),
         pytest.param({"XDS_MAX_STREAM_AGE": "0.5"}, "at least 1", id="streams that hardly live"),
         pytest.param({"XDS_MAX_STREAM_AGE": "-1"}, "XDS_MAX_STREAM_AGE", id="streams that end before they begin"),
         pytest.param({"SERVICE_NAME": "x", "LOG_LEVEL": "x" * 5000}, "…", id="a long value, shortened"),
@@ -157,6 +162,13 @@ def test_what_there_is_is_accepted(tmp_path: Path) -> None:
     loaded = load({"REGISTRY_OPTIONAL": "memory", "HEALTH_CHECK_SCRIPTS_DIR": str(tmp_path), "TLS_CLIENT_AUTH": "none"})
 
     assert loaded.settings.health_check_scripts_dir == tmp_path
+
+
+def test_registries_may_be_named_with_ports_and_several_at_once() -> None:
+    loaded = load({"CONSUL_HOST": "one, two:8501, [::1]:8502", "ETCD_ENDPOINTS": "https://one:2379/, [::1]:2379"})
+
+    assert loaded.settings.consul_host == "one, two:8501, [::1]:8502"
+    assert loaded.settings.etcd_endpoints == ("https://one:2379/", "[::1]:2379")
 
 
 def test_variables_of_others_are_ignored() -> None:

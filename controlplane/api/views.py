@@ -316,6 +316,9 @@ def instance_health(entry: Entry, report: CheckReport | None, left_out: str | No
 
 
 def _health_reason(entry: Entry) -> str:
+    stated = entry.stated
+    if stated is not None and stated.status is not HealthStatus.HEALTHY:
+        return f"{entry.registry} says {stated.reason or stated.status}"  # it goes before what a check finds
     if not entry.checked:
         return "not checked"
     return "awaiting first check" if entry.verdict is None else entry.verdict.reason

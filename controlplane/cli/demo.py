@@ -33,6 +33,11 @@ def run_demo(loaded: Loaded, admin_port: int) -> None:
 async def _demo(loaded: Loaded, admin_port: int, stop: asyncio.Event) -> None:
     settings = loaded.settings
     envoy_binary_or_start_error()
+    if settings.registry_type == ("kubernetes",):
+        raise StartError(
+            "REGISTRY_TYPE=kubernetes takes no registrations, and the demo service has to be registered; "
+            "set REGISTRY_TYPE=kubernetes,memory"
+        )
     ports = (
         (settings.service_host, settings.service_port, "SERVICE_PORT"),
         (settings.xds_host, settings.xds_port, "XDS_PORT"),

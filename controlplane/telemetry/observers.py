@@ -44,9 +44,10 @@ class IntakeObserver:
     def __init__(self) -> None:
         self._log = structlog.get_logger("controlplane.registry")
 
-    def registry_lost(self, registry: str, reason: str) -> None:
-        """Warn that a registry cannot be heard."""
-        self._log.warning("registry.lost", registry=registry, reason=reason, message="what it said last stands")
+    def registry_lost(self, registry: str, reason: str, *, heard: bool) -> None:
+        """Warn that a registry cannot be heard, and say what that means."""
+        meaning = "what it said last stands" if heard else "nothing has been heard of it yet; it is tried again"
+        self._log.warning("registry.lost", registry=registry, reason=reason, message=meaning)
 
     def registry_synced(self, registry: str) -> None:
         """Say that a registry has said everything there is."""

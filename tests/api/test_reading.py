@@ -2,15 +2,16 @@
 
 import asyncio
 import gc
+from dataclasses import replace
 
 import pytest
-from builders import key, verdict
+from builders import instance, key, verdict
 
 from controlplane.api import Freshness
 from controlplane.api.edge import ReadyBytes, Rendered
 from controlplane.catalog import Service
 from controlplane.health import CheckReport
-from controlplane.model import HealthStatus, Judged, Resolved
+from controlplane.model import HealthCheck, HealthStatus, Judged, PutInstance, Resolved
 
 pytestmark = pytest.mark.unit
 
@@ -181,6 +182,16 @@ async def test_health_shows_the_verdict_and_the_newest_check(edge):
         "consecutive_failures": 3,
     }
     assert (unchecked["status"], unchecked["reason"], unchecked["last_check"]) == ("healthy", "not checked", None)
+
+
+@pytest.mark.parametrize("check", [None, HealthCheck()], ids=["not checked", "checked"])
+async def test_health_says_where_a_registry_itself_calls_an_instance_unhealthy(edge, check):
+    stated = replace(verdict(HealthStatus.DEGRADED), reason="web-ttl: warning")
+    edge.live.apply(PutInstance(instance=instance(id="a", health_check=check), registry="consul", stated=stated))
+
+    (shown,) = (await edge.json("GET", "/api/v1/health/web", 200))["instances"]
+
+    assert (shown["status"], shown["reason"]) == ("degraded", "consul says web-ttl: warning")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from harness import PATIENCE_S, eventually, free_port
+from servers.etcd import EtcdServer
 
 pytestmark = pytest.mark.e2e
 
@@ -27,8 +28,9 @@ class Demo:
     said: list[str]
 
 
-async def start(folder: Path, *, service_port: int, gateway_port: int, admin_port: int) -> Demo:
+async def start(folder: Path, *, service_port: int, gateway_port: int, admin_port: int, **more: str) -> Demo:
     environ = {
+        **more,
         "PATH": os.environ["PATH"],
         "SERVICE_PORT": str(service_port),
         "XDS_PORT": str(free_port()),
@@ -128,4 +130,33 @@ async def test_a_port_that_is_taken_is_named(demo: Demo, tmp_path: Path, taken: 
 
     assert second.process.returncode == 1
     assert named in out.decode()
+    assert "Traceback" not in out.decode()
+
+
+@pytest.mark.etcd
+async def test_it_runs_on_a_shared_registry_too(
+    shared_etcd: EtcdServer, etcd_prefix: str, tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    registry = {"REGISTRY_TYPE": "etcd", "ETCD_ENDPOINTS": shared_etcd.address, "ETCD_PREFIX": etcd_prefix}
+    demo = await start(tmp_path, service_port=free_port(), gateway_port=free_port(), admin_port=free_port(), **registry)
+    try:
+        await until_ready(demo)
+        assert await shared_etcd.etcdctl("get", "--prefix", "--keys-only", f"{etcd_prefix}demo/")
+        async with client.get(f"http://127.0.0.1:{demo.gateway_port}/demo/") as answer:
+            assert answer.status == 200
+    finally:
+        if demo.process.returncode is None:
+            demo.process.terminate()
+            await asyncio.wait_for(demo.process.communicate(), PATIENCE_S)
+    assert not await shared_etcd.etcdctl("get", "--prefix", "--keys-only", f"{etcd_prefix}demo/")
+
+
+async def test_a_registry_that_takes_no_registrations_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    ports = {name: free_port() for name in ("service_port", "gateway_port", "admin_port")}
+    demo = await start(tmp_path, **ports, REGISTRY_TYPE="kubernetes")
+
+    out, _ = await asyncio.wait_for(demo.process.communicate(), PATIENCE_S)
+
+    assert demo.process.returncode == 1
+    assert "REGISTRY_TYPE=kubernetes,memory" in out.decode()
     assert "Traceback" not in out.decode()

@@ -100,13 +100,13 @@ class TestForeignRegistrations:
                 await consul.request("PUT", f"/v1/agent/check/{word}/beat")
                 event = await told.next()
                 assert isinstance(event, PutInstance)
-                assert event.verdict is not None
-                seen.append((event.verdict.status, event.verdict.reason))
+                assert event.stated is not None
+                seen.append((event.stated.status, event.stated.reason))
 
         assert seen == [
-            (HealthStatus.DEGRADED, "Consul: warning: beat"),
-            (HealthStatus.HEALTHY, "Consul: passing: Serf Health Status, beat"),
-            (HealthStatus.UNHEALTHY, "Consul: critical: beat"),
+            (HealthStatus.DEGRADED, "warning: beat"),
+            (HealthStatus.HEALTHY, "passing: Serf Health Status, beat"),
+            (HealthStatus.UNHEALTHY, "critical: beat"),
         ]
 
     @pytest.mark.parametrize("path", ["service/maintenance/web-7", "maintenance"], ids=["of a service", "of a node"])
@@ -462,6 +462,13 @@ class TestRights:
         assert "CONSUL_TOKEN" in lost.reason
         assert wrong not in lost.reason
 
+    async def test_without_a_token_one_is_asked_for(self, guarded: ConsulServer) -> None:
+        async with running(consul_registry(guarded, token=None)) as told:
+            lost = await told.next()
+
+        assert isinstance(lost, Lost)
+        assert "set CONSUL_TOKEN" in lost.reason
+
     async def test_one_that_may_not_write_says_so_and_reads(self, guarded: ConsulServer) -> None:
         async with consul_registry(guarded) as registry:
             await registry.put(A)
@@ -495,6 +502,13 @@ class TestRights:
 
 
 class TestTls:
+    async def test_a_file_that_cannot_be_used_is_named_with_its_setting(self, tmp_path: Path) -> None:
+        client = Authority(tmp_path / "ours").client()
+        with pytest.raises(ValueError, match="CONSUL_CA_FILE=/nowhere"):
+            tls_context("/nowhere", None, None)
+        with pytest.raises(ValueError, match="CONSUL_KEY_FILE=/nowhere"):
+            tls_context(None, str(client.certificate), "/nowhere")
+
     async def test_its_own_authority_and_client_certificate(self, tmp_path: Path) -> None:
         authority = Authority(tmp_path / "ours")
         client = authority.client()

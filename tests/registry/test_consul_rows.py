@@ -103,7 +103,7 @@ def test_checks_that_somebody_else_makes_of_ours_count_unless_it_has_one_of_ours
     (bare,), _ = read_rows("web", [{**stored(A), "Checks": [check]}])
     (checked,), _ = read_rows("web", [{**stored(replace(A, health_check=HealthCheck())), "Checks": [check]}])
 
-    assert bare.stated == (HealthStatus.DEGRADED, "Consul: warning: esm")
+    assert bare.stated == (HealthStatus.DEGRADED, "warning: esm")
     assert checked.stated is None
 
 

@@ -143,10 +143,15 @@ def test_a_hold_is_said_loudly_with_why_whom_and_what_to_do() -> None:
 def test_a_registry_that_is_lost_is_a_warning_that_says_what_stands() -> None:
     with capture_logs() as lines:
         observer = IntakeObserver()
-        observer.registry_lost("etcd", "connection refused")
+        observer.registry_lost("etcd", "connection refused", heard=False)
         observer.registry_synced("etcd")
+        observer.registry_lost("etcd", "connection refused", heard=True)
     assert [(line["event"], line["log_level"]) for line in lines] == [
         ("registry.lost", "warning"),
         ("registry.synced", "info"),
+        ("registry.lost", "warning"),
     ]
-    assert (lines[0]["registry"], lines[0]["reason"]) == ("etcd", "connection refused")
+    never, _, later = lines
+    assert (never["registry"], never["reason"]) == ("etcd", "connection refused")
+    assert "stands" not in never["message"], "there is nothing that it said"
+    assert "stands" in later["message"]

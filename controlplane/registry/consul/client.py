@@ -250,19 +250,30 @@ class Client:
         try:
             return await asked
         except ACLPermissionDenied as error:
-            raise Unreachable(f"{self._transport.server} refuses the token (CONSUL_TOKEN): {_short(error)}") from None
+            remedy = "refuses the token (CONSUL_TOKEN)" if self._api.token else "demands a token (set CONSUL_TOKEN)"
+            raise Unreachable(f"{self._transport.server} {remedy}: {_short(error)}") from None
         except ConsulException as error:
+            if str(error).startswith("Missing index header"):
+                where = "look at CONSUL_HOST and CONSUL_PORT"
+                raise Unreachable(f"{self._transport.server} does not answer as Consul does; {where}") from None
             raise Unreachable(f"{self._transport.server} answered: {_short(error)}") from None
 
 
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
     """Return what https needs: one's own authority alone where it is named, and a client certificate.
 
-    Raises OSError where a file cannot be read or does not hold what it should.
+    Raises ValueError where a file cannot be read or does not hold what it should.
     """
-    context = ssl.create_default_context(cafile=ca_file)
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ValueError(f"CONSUL_CA_FILE={ca_file} cannot be used: {error}") from None
     if cert_file is not None:
-        context.load_cert_chain(cert_file, key_file)
+        try:
+            context.load_cert_chain(cert_file, key_file)
+        except OSError as error:
+            files = f"CONSUL_CERT_FILE={cert_file} and CONSUL_KEY_FILE={key_file}"
+            raise ValueError(f"{files} cannot be used: {error}") from None
     return context
 
 

@@ -281,7 +281,7 @@ def _stated(checks: list[Mapping[str, Any]]) -> tuple[HealthStatus, str] | None:
     for state, status in _WORST.items():
         names = sorted(check["Name"] or check["CheckID"] for check in checks if check["Status"] == state)
         if names:
-            return status, f"Consul: {state}: {', '.join(names)}"[:500]
+            return status, f"{state}: {', '.join(names)}"[:500]
     return None
 
 
