@@ -6,6 +6,7 @@ whole session shares outlives the loop of each test.
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -162,6 +163,7 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Make it hang: connections stay, nothing answers (SIGSTOP)."""
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # the signal alone leaves it a few last answers
         self._signal(signal.SIGSTOP)
         self._paused = True
 
