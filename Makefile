@@ -11,7 +11,7 @@ ROUNDS ?= 3
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast fuzz lint format bench bench-xds clean
+.PHONY: help run test test-fast tools fuzz lint format bench bench-xds bench-rest clean reliability
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,13 +20,20 @@ run: $(VENV)/ready ## Set up, then run the control plane, a local Envoy gateway 
 	$(BIN)/python -m controlplane demo $(RUN_ARGS)
 
 test: $(VENV)/ready $(OLDER_ENVOYS) ## Set up, then run the whole suite with every real component this machine offers
+	@PYTHONPATH=tests $(BIN)/python -m tools || echo "going on without: the tests that need what is missing are skipped"
 	$(BIN)/python -m pytest -m "not benchmark" $(PYTEST_ARGS)
 
 test-fast: $(VENV)/ready ## The tests that start no process
 	$(BIN)/python -m pytest -m "not e2e and not benchmark" $(PYTEST_ARGS)
 
+tools: $(VENV)/ready ## Bring Consul and kube-apiserver for the tests into .tools (Debian; once, 3 to 6 minutes)
+	@PYTHONPATH=tests $(BIN)/python -m tools
+
 fuzz: $(VENV)/ready ## Throw a million spoilt requests at the xDS server (FUZZ_REQUESTS=, FUZZ_SEED=)
 	$(BIN)/python -m pytest tests/xds/fuzz -s -o timeout=0 --fuzz-requests=$(or $(FUZZ_REQUESTS),1000000) --fuzz-seed=$(or $(FUZZ_SEED),0)
+
+reliability: $(VENV)/ready ## Kill, hang, wipe and outlive real registries under traffic; prints docs/reliability.md's table
+	$(BIN)/python -m pytest tests/reliability -s -o timeout=0 -p no:randomly --thorough $(PYTEST_ARGS)
 
 lint: $(VENV)/ready ## Style, types and import contracts
 	$(BIN)/ruff check .
@@ -44,6 +51,9 @@ bench: $(VENV)/ready ## Print the figures that docs/performance.md keeps
 bench-xds: $(VENV)/ready ## Measure xDS beside go-control-plane; MODE=rows, burst, knee or reconnect
 	PYTHONPATH=tests $(BIN)/python -m benchmark.xds_side_by_side $(MODE) --bench-dir $(BENCH_DIR) --rounds $(ROUNDS) \
 		$(if $(ROWS),--rows "$(ROWS)") $(BENCH_ARGS)
+
+bench-rest: $(VENV)/ready ## Measure REST beside a Consul agent (needs wrk); ROWS=reads,registrations,watchers
+	PYTHONPATH=tests $(BIN)/python -m benchmark.rest_side_by_side --rounds $(ROUNDS) $(if $(ROWS),--rows "$(ROWS)") $(BENCH_ARGS)
 
 clean: ## Remove the virtual environment and all caches, not the registrations in .data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

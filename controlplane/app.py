@@ -4,49 +4,49 @@ The core reports by returning events; metrics and logs subscribe here and nowher
 """
 
 import asyncio
-import errno
 import gc
 import random
 import secrets
+import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 
 import structlog
-from aiohttp import web
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2
 
-from controlplane import api
+from controlplane import api, conditions
 from controlplane.checks import Checks
 from controlplane.debounce import Debounce
 from controlplane.grpc_health import health_handler
+from controlplane.guard import Guard, Limits
 from controlplane.health.grpc import GrpcProbe
 from controlplane.health.http import HttpProbe, probe_session
 from controlplane.health.monitor import HealthMonitor
 from controlplane.health.script import ScriptProbe, script_problem
 from controlplane.health.tcp import TcpProbe
-from controlplane.intake import Intake
+from controlplane.intake import Clocks, Intake
+from controlplane.last_good import LastGoodFile, LastGoodKeeper, NotGood
 from controlplane.live import LiveCatalog
-from controlplane.model import (
-    CheckType,
-    Event,
-    Judged,
-)
+from controlplane.model import CheckType, Judged, Resolved
 from controlplane.pick import Picker
 from controlplane.polled import PolledGroups
+from controlplane.ports import DRAIN_S, StartError, rest_port, xds_port
 from controlplane.publish import Publisher
 from controlplane.raw.compile import Compiler
 from controlplane.raw.overlay import Overlay
 from controlplane.readiness import Readiness
-from controlplane.registry.journal import Journal, JournalError
-from controlplane.registry.memory import MemoryRegistry
+from controlplane.registry.merged import Merged
+from controlplane.remembered import LastGood, Remembered
 from controlplane.resolver import Resolver, system_resolve
 from controlplane.settings import Settings
+from controlplane.shares import Shares
+from controlplane.sources import EMBEDDED, SourceError, Sources, open_sources, required
 from controlplane.telemetry.metrics import Metrics
-from controlplane.telemetry.observers import PublicationObserver, StreamObserver
+from controlplane.telemetry.observers import IntakeObserver, PublicationObserver, StreamObserver
 from controlplane.translate.snapshot import warm_up
 from controlplane.verdicts import VerdictWriter
 from controlplane.views import by_name_only
@@ -56,12 +56,8 @@ from xds.load import LoadReports
 from xds.server import XdsServer
 from xds.status import Status
 
-DRAIN_S = 2.0
-"""How long streams are given to end, one after another, when the process stops."""
-
-
-class StartError(Exception):
-    """Report why the control plane cannot start, and what would help."""
+FALL_BACK_S = 5.0
+"""How long registries may take to say what there is before the last known good state is served in their place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,19 +82,32 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
     log = structlog.get_logger("controlplane")
     version = installed_version("service-discovery-controlplane")
     epoch = secrets.token_hex(4)
-    live = LiveCatalog(epoch=epoch, checks_enabled=settings.health_check_enabled)
+    member = f"{socket.gethostname()}-{epoch}"
+    live = LiveCatalog(
+        epoch=epoch,
+        checks_enabled=settings.health_check_enabled,
+        ranking=settings.registry_type if len(settings.registry_type) > 1 else (),
+    )
     readiness = Readiness()
     cache = SnapshotCache()
     status = Status(clock=time.time)
-    metrics = Metrics(live, version=version, tally=status.tally)
-
     async with AsyncExitStack() as stack:
-        journal = await _journal(settings, stack)
-        registry = MemoryRegistry(journal=journal)
-        verdicts = VerdictWriter(registry, lambda error: log.warning("verdict.unsaved", error=str(error)))
+        try:
+            sources = await open_sources(settings, member, stack)
+        except SourceError as error:
+            raise StartError(str(error)) from error
+        metrics = Metrics(
+            live,
+            version=version,
+            ages={source.name: source.age_s for source in sources.registries},
+            stale=lambda: intake.stale,
+            tally=status.tally,
+        )
+        _remark(sources, settings)
+        verdicts = VerdictWriter(sources.store, lambda error: log.warning("verdict.unsaved", error=str(error)))
         session = await stack.enter_async_context(probe_session())
 
-        def heard(event: Event) -> None:
+        def resolved(event: Resolved) -> None:
             live.apply(event)
 
         def judged(event: Judged) -> None:
@@ -133,8 +142,31 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             clock=time.monotonic,
             wall_clock=time.time,
         )
-        resolver = Resolver(emit=heard, resolve=system_resolve, clock=time.monotonic)
-        live.subscribe(Checks(live, monitor, resolver).on_change)
+        resolver = Resolver(emit=resolved, resolve=system_resolve, clock=time.monotonic)
+        checks = Checks(
+            live,
+            monitor,
+            resolver,
+            shares=Shares(member, waits=sources.shared),
+            verdicts=verdicts,
+            call_later=asyncio.get_running_loop().call_later,
+        )
+        live.subscribe(checks.on_change)
+        last_good = None if settings.data_dir is None else LastGoodFile(settings.data_dir)
+        known = None if last_good is None else await _last_known(last_good)
+        for event in () if known is None else known.events:
+            if isinstance(event, Resolved):
+                live.apply(event)
+        intake = Intake(
+            live,
+            remembered=None if known is None else _remembered(known, settings),
+            merged=Merged(settings.registry_type, store=sources.store.name),
+            guard=Guard(_limits(settings)),
+            store=sources.store.name,
+            work=checks,
+            observer=IntakeObserver(),
+            clocks=Clocks(monotonic=time.monotonic, wall=time.time, call_later=asyncio.get_running_loop().call_later),
+        )
         compiler = Compiler()
         publisher = Publisher(
             live=live,
@@ -147,20 +179,22 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             overlay=Overlay(compiler),
             regroup=lambda: server.regroup(),  # noqa: PLW0108 - the server is made below, of this publisher
         )
-        readiness.add(f"registry/{registry.name}", lambda: _unless(registry.name in live.current.synced, "not in sync"))
-        # These two hold up the first publication only: what is registered later must not make readiness flap.
-        readiness.add(
-            "dns",
-            lambda: _unless(publisher.ready or not resolver.pending(), f"{resolver.pending()} names to resolve"),
+        conditions.ask_all(
+            readiness,
+            sources=sources,
+            required=required(settings),
+            live=live,
+            intake=intake,
+            publisher=publisher,
+            resolver=resolver,
+            monitor=monitor,
         )
-        readiness.add(
-            "health",
-            lambda: _unless(publisher.ready or not monitor.pending(), f"waiting for {monitor.pending()} first checks"),
-        )
-        readiness.add("snapshot", lambda: _unless(publisher.ready, "nothing has been published yet"))
-        readiness.add("resources", lambda: _refusals(publisher), required=False)
-        if journal is not None:
-            readiness.add("journal", lambda: journal.fault or _refused_lines(journal.refused), required=False)
+        keeper = None
+        if last_good is not None:
+            keeper = LastGoodKeeper(
+                last_good, live, registries=frozenset(required(settings)), ready=lambda: publisher.ready
+            )
+            readiness.add(last_good.path.name, lambda: keeper.fault or None, required=False)
 
         grpc_status = grpc_health.aio.HealthServicer()
         loads = LoadReports()
@@ -185,7 +219,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         app = api.build(
             api.Context(
                 live=live,
-                registry=registry,
+                registry=sources.store,
+                guard=intake,
+                freshness=lambda: conditions.freshness(sources.registries, live, stale=bool(intake.stale)),
                 picker=Picker(random=random.Random(), clock=time.monotonic),  # noqa: S311 - nothing secret
                 reports=monitor,
                 readiness=readiness,
@@ -200,14 +236,16 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                 version=version,
                 report_error=lambda error, request_id: log.error("http.error", request_id=request_id, exc_info=error),
                 monotonic=time.monotonic,
+                wall_clock=time.time,
                 random=random.random,
                 request_id=lambda: secrets.token_hex(8),
             )
         )
 
         async def first_state() -> None:
-            while registry.name not in live.current.synced:
-                await live.wait()
+            silent_for_s = None if known is None else FALL_BACK_S
+            if stale := await intake.first_words(settings.registry_type, required(settings), silent_for_s):
+                log.warning("last_known_good.served", registries=sorted(stale), saved=_ago(known))
             await resolver.first_round()
             await monitor.first_round()
 
@@ -229,8 +267,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             background = [
                 tasks.create_task(part, name=name)
                 for name, part in (
-                    ("registry", registry.run(Intake(live).heard)),
+                    *((f"registry {source.name}", source.run(intake.heard)) for source in sources.registries),
                     ("verdicts", verdicts.run()),
+                    *((("last known good", keeper.run()),) if keeper is not None else ()),
                     ("resolver", resolver.run()),
                     ("monitor", monitor.run()),
                     ("publisher", publish()),
@@ -239,12 +278,12 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             try:
                 # REST is the outer one: while streams drain, /readyz still says so and services can deregister.
                 async with (
-                    _rest(app, settings) as service_port,
-                    _xds(server, settings, grpc_status, (loads, client_status)) as xds_port,
+                    rest_port(app, settings) as service_port,
+                    xds_port(server, settings, grpc_status, (loads, client_status)) as xds,
                 ):
-                    log.info("started", service_port=service_port, xds_port=xds_port, version=version, epoch=epoch)
+                    log.info("started", service_port=service_port, xds_port=xds, version=version, epoch=epoch)
                     try:
-                        yield Running(service_port=service_port, xds_port=xds_port, live=live, readiness=readiness)
+                        yield Running(service_port=service_port, xds_port=xds, live=live, readiness=readiness)
                     finally:
                         readiness.draining = True
                         log.info("stopping", drain_s=DRAIN_S)
@@ -253,85 +292,40 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                     task.cancel()
 
 
-async def _journal(settings: Settings, stack: AsyncExitStack) -> Journal | None:
-    if settings.data_dir is None:
-        structlog.get_logger("controlplane.journal").warning(
+def _remark(sources: Sources, settings: Settings) -> None:
+    log = structlog.get_logger("controlplane.journal")
+    if settings.data_dir is None and sources.store.name == EMBEDDED:
+        log.warning(
             "journal.absent", message="DATA_DIR is not set: a restart forgets all registrations, and proxies follow"
         )
+    for remark in () if sources.journal is None else sources.journal.remarks:
+        log.warning("journal.remark", message=remark)
+
+
+async def _last_known(file: LastGoodFile) -> LastGood | None:
+    try:
+        return await asyncio.to_thread(file.read)
+    except NotGood as error:
+        structlog.get_logger("controlplane").error("last_known_good.refused", reason=str(error))
         return None
-    try:
-        opened = await asyncio.to_thread(Journal.open, settings.data_dir)
-    except JournalError as error:
-        raise StartError(str(error)) from error
-    journal = await stack.enter_async_context(opened)
-    for remark in journal.remarks:
-        structlog.get_logger("controlplane.journal").warning("journal.remark", message=remark)
-    return journal
 
 
-@asynccontextmanager
-async def _xds(
-    server: XdsServer,
-    settings: Settings,
-    health: grpc_health.aio.HealthServicer,
-    beside: Sequence[LoadReports | ClientStatus],
-) -> AsyncIterator[int]:
-    await require_free(settings.xds_host, settings.xds_port, "XDS_PORT")
-    try:
-        port = await server.start(settings.xds_host, settings.xds_port)
-    except RuntimeError as error:
-        raise StartError(f"XDS_PORT: {error}") from error
-    try:
-        yield port
-    finally:
-        await health.enter_graceful_shutdown()
-        for service in beside:
-            service.stop()
-        await server.stop(DRAIN_S)
+def _remembered(known: LastGood, settings: Settings) -> Remembered:
+    # Older than a hold would last, it is no measure of what is missing: addresses have changed hands since.
+    fresh = time.time() - known.confirmed_at <= settings.guard_hold
+    return Remembered(known, settings.registry_type, journalled=frozenset({EMBEDDED}), fresh=fresh)
 
 
-@asynccontextmanager
-async def _rest(app: web.Application, settings: Settings) -> AsyncIterator[int]:
-    await require_free(settings.service_host, settings.service_port, "SERVICE_PORT")
-    runner = api.Runner(app, shutdown_timeout=DRAIN_S)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, settings.service_host, settings.service_port).start()
-        except OSError as error:
-            where = f"{settings.service_host}:{settings.service_port}"
-            raise StartError(f"SERVICE_PORT: cannot listen on {where}: {error.strerror or error}") from error
-        yield int(runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
+def _ago(known: LastGood | None) -> str:
+    return "never" if known is None else f"{max(0.0, time.time() - known.confirmed_at):.0f} s ago"
 
 
-async def require_free(host: str, port: int, setting: str) -> None:
-    """Raise StartError where a port to listen on is taken, in words that grpc and the kernel do not find."""
-    try:
-        server = await asyncio.start_server(lambda *_: None, host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            why = f"port {port} ({setting}) is in use; is another control plane running? Stop it or set {setting}"
-        else:
-            why = f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}"
-        raise StartError(why) from error
-    server.close()
-    await server.wait_closed()
-
-
-def _refusals(publisher: Publisher) -> str | None:
-    """Say which services keep their last good version, having broken a content rule, and which raw resources wait."""
-    held = [f"{name}: {'; '.join(problems)}" for name, problems in sorted(publisher.refused.items())]
-    left = [f"{key}: {why}" for key, why in sorted(publisher.left_out.items())]
-    said = [f"{len(held)} services are held at their last good version: " + ", ".join(held[:5])] if held else []
-    said += [f"{len(left)} raw resources are not published: " + ", ".join(left[:5])] if left else []
-    return "; ".join(said) or None
-
-
-def _refused_lines(count: int) -> str | None:
-    return f"{count} lines set aside in journal.refused: look at them, then remove the file" if count else None
-
-
-def _unless(ok: bool, reason: str) -> str | None:
-    return None if ok else reason
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        window_s=settings.guard_window,
+        hold_s=settings.guard_hold,
+        service_share=settings.guard_service_share,
+        service_minimum=settings.guard_service_minimum,
+        total_share=settings.guard_total_share,
+        total_minimum=settings.guard_total_minimum,
+    )

@@ -8,7 +8,7 @@ of its outputs. Everything that comes from outside is quoted: to YAML, a node id
 
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import yaml
@@ -83,8 +83,11 @@ static_resources:
       cluster_name: xds_cluster
       endpoints:
       - lb_endpoints:
+{xds_endpoints}"""
+
+_ENDPOINT = """\
         - endpoint:
-            address: {xds_address}
+            address: {address}
 """
 
 _HTTP2 = """\
@@ -139,8 +142,7 @@ def bootstrap(
     *,
     node_id: str | None,
     cluster: str | None,
-    xds_host: str,
-    xds_port: int,
+    xds: Sequence[tuple[str, int]],
     protocol: Literal["delta", "sotw", "rest"],
     admin_host: str,
     admin_port: int,
@@ -149,7 +151,8 @@ def bootstrap(
 ) -> str:
     """Write a bootstrap that takes everything from a control plane.
 
-    `xds_host` and `xds_port` are those of the xDS port, for `rest` those of the REST API.
+    `xds` has host and port of each control plane's xDS port, for `rest` of its REST API; when one is gone the next
+    is asked.
     `node_id` and `cluster` None leave them to Envoy's command line (--service-node, --service-cluster).
     `gateway_port` makes this Envoy's gateway listen there in place of the control plane's GATEWAY_PORT.
     `runtime_layer` names a Runtime resource (RTDS) that this Envoy takes its runtime values from.
@@ -170,8 +173,8 @@ def bootstrap(
         api_type=api_type,
         polled=_POLLED,
         runtime="" if runtime_layer is None else _runtime(runtime_layer, _POLLED if polled else "ads: {}"),
-        discovery=_discovery(xds_host),
-        xds_address=_address(xds_host, xds_port),
+        discovery=_discovery(xds),
+        xds_endpoints="".join(_ENDPOINT.format(address=_address(host, port)) for host, port in xds),
     )
 
 
@@ -220,8 +223,8 @@ def _node(node_id: str | None, cluster: str | None, metadata: Mapping[str, objec
     )
 
 
-def _discovery(host: str) -> str:
-    if _is_ip_address(host):
+def _discovery(xds: Sequence[tuple[str, int]]) -> str:
+    if all(_is_ip_address(host) for host, _ in xds):
         return "    type: STATIC\n"
     # The addresses of a name are looked up again and again: a control plane that has moved is found.
     return "    type: STRICT_DNS\n    dns_lookup_family: V4_PREFERRED\n"
@@ -244,13 +247,17 @@ def _is_ip_address(host: str) -> bool:
     return True
 
 
-def grpc_bootstrap(*, node_id: str, cluster: str | None = None, xds_host: str, xds_port: int) -> str:
+def grpc_bootstrap(*, node_id: str, cluster: str | None = None, xds: Sequence[tuple[str, int]]) -> str:
     """Write the bootstrap of a gRPC client without a proxy, as JSON (gRFC A27).
 
+    `xds` has host and port of each control plane; the next is asked when one cannot be reached (gRFC A71).
     `cluster` lets it have raw resources that are limited to node clusters.
     For a file named by GRPC_XDS_BOOTSTRAP, or for GRPC_XDS_BOOTSTRAP_CONFIG as it is. Plaintext, as the port is.
     """
-    target = f"[{xds_host}]:{xds_port}" if ":" in xds_host else f"{xds_host}:{xds_port}"
-    server = {"server_uri": target, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
+    targets = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in xds)
+    servers = [
+        {"server_uri": target, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}
+        for target in targets
+    ]
     node = {"id": node_id} if cluster is None else {"id": node_id, "cluster": cluster}
-    return json.dumps({"xds_servers": [server], "node": node}, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps({"xds_servers": servers, "node": node}, indent=2, ensure_ascii=False) + "\n"

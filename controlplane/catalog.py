@@ -24,6 +24,7 @@ from controlplane.model import (
     InstanceKey,
     Judged,
     Lost,
+    PutAliases,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -55,10 +56,9 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """Hold one instance with what is known about it.
+    """Hold one instance with what is known about it. `checked`: a check is asked for and checks are on.
 
-    `checked`: the verdict decides, because a check is asked for and checks are on, or because it is `stated`: the
-    registry's own, by checks that are not ours.
+    `verdict` is what our checks concluded, `stated` what the registry says of it by itself.
     `held` is the id of the mass-loss guard's hold that keeps it offered though its registry has lost it; else "".
     """
 
@@ -66,15 +66,20 @@ class Entry:
     registry: str
     checked: bool
     verdict: Verdict | None = None
-    stated: bool = False
+    stated: Verdict | None = None
     held: str = ""
     revision: int = 0
 
     @property
     def status(self) -> HealthStatus:
-        """Return what the instance counts as: draining wins, unchecked is healthy, unjudged is unknown."""
+        """Return what the instance counts as: draining wins, then anything but healthy that the registry states.
+
+        Else it is what our checks concluded; unchecked is healthy, unjudged is unknown.
+        """
         if self.instance.draining:
             return HealthStatus.DRAINING
+        if self.stated is not None and self.stated.status is not HealthStatus.HEALTHY:
+            return self.stated.status
         if not self.checked:
             return HealthStatus.HEALTHY
         return HealthStatus.UNKNOWN if self.verdict is None else self.verdict.status
@@ -87,16 +92,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Hold a service: its entries by id, its own policy, and since when its cluster is kept though empty.
+    """Hold a service: its entries by id, its own policy (and which registry has that), its cluster's grace.
 
-    `revision` is that of its last change; `emptied_at` the one that took its last instance, while its cluster
-    has grace. A service is known while it has entries, a policy, or grace.
+    `aliases` are names by which it is reached besides its own. `revision` is that of its last change; `emptied_at` the
+    one that took its last instance, while its cluster has grace. A service is known while it has any of these.
     """
 
     name: ServiceName
     entries: Mapping[InstanceId, Entry] = field(default_factory=lambda: MappingProxyType({}))
     own_policy: Policy | None = None
+    policy_registry: str = ""
     emptied_at: int | None = None
+    aliases: tuple[ServiceName, ...] = ()
     revision: int = 0
 
     @property
@@ -116,10 +123,11 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawEntry:
-    """Hold a raw resource and the revision of its last change."""
+    """Hold a raw resource, the registry that has it, and the revision of its last change."""
 
     resource: RawResource
     revision: int
+    registry: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,17 +145,20 @@ class Change:
 class Catalog:
     """Hold everything that exists at one revision.
 
+    `ranking` names the registries, first the one whose instance has an address that two of them claim.
     `synced` names the registries that have said everything at least once, `lost` those that cannot be heard now,
-    with the reason.
+    with the reason. `size` is the number of instances, counted as they come and go.
     """
 
     revision: int = 0
+    size: int = 0
     services: Mapping[ServiceName, Service] = field(default_factory=lambda: MappingProxyType({}))
     resolutions: Mapping[str, Resolved] = field(default_factory=lambda: MappingProxyType({}))
     raw: Mapping[ResourceKey, RawEntry] = field(default_factory=lambda: MappingProxyType({}))
     synced: frozenset[str] = frozenset()
     lost: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     checks_enabled: bool = True
+    ranking: tuple[str, ...] = ()
 
     def apply(self, event: Event) -> "tuple[Catalog, Change | None]":
         """Return the catalog after `event`, and what it changed; the same catalog and None for no change."""
@@ -164,11 +175,13 @@ class Catalog:
             case DeletePolicy():
                 known = self.services.get(event.service)
                 return (self, None) if known is None else self._policy(known, None, event)
+            case PutAliases():
+                return self._alias(event)
             case PutResource(resource=resource):
                 known_entry = self.raw.get(resource.key)
                 if known_entry is not None and known_entry.resource == resource:
                     return self, None
-                entry = RawEntry(resource=resource, revision=self.revision + 1)
+                entry = RawEntry(resource=resource, revision=self.revision + 1, registry=event.registry)
                 return self._resources({**self.raw, resource.key: entry}, event)
             case DeleteResource():
                 if event.key not in self.raw:
@@ -253,13 +266,13 @@ class Catalog:
         change = Change(revision=revision, scope=Scope.RESOURCES, services=(), event=event)
         return replace(self, revision=revision, raw=raw), change
 
-    def _with(self, service: Service, change: Change) -> "tuple[Catalog, Change]":
+    def _with(self, service: Service, change: Change, more: int = 0) -> "tuple[Catalog, Change]":
         services = dict(self.services)
-        if service.entries or service.own_policy is not None or service.emptied_at is not None:
+        if service.entries or service.own_policy is not None or service.emptied_at is not None or service.aliases:
             services[service.name] = replace(service, revision=change.revision)
         else:
             services.pop(service.name, None)
-        return replace(self, revision=change.revision, services=services), change
+        return replace(self, revision=change.revision, size=self.size + more, services=services), change
 
     def _put(self, event: PutInstance) -> "tuple[Catalog, Change | None]":
         instance = event.instance
@@ -267,13 +280,13 @@ class Catalog:
         service = self.services.get(key.service) or Service(name=key.service)
         old = service.entries.get(key.id)
         verdict = event.verdict
-        if verdict is None and old is not None and not old.stated and same_target(old.instance, instance):
+        if verdict is None and old is not None and same_target(old.instance, instance):
             verdict = old.verdict
         revision = self.revision + 1
         entry = Entry(
             instance=instance,
             registry=event.registry,
-            checked=event.stated or (instance.checked and self.checks_enabled),
+            checked=instance.checked and self.checks_enabled,
             verdict=verdict,
             stated=event.stated,
             revision=revision,
@@ -282,7 +295,8 @@ class Catalog:
             return self, None
         scope = Scope.ENDPOINTS if service.has_cluster else Scope.CLUSTERS
         changed = replace(service, entries={**service.entries, key.id: entry}, emptied_at=None)
-        return self._with(changed, Change(revision=revision, scope=scope, services=(key.service,), event=event))
+        change = Change(revision=revision, scope=scope, services=(key.service,), event=event)
+        return self._with(changed, change, more=1 if old is None else 0)
 
     def _delete(self, event: DeleteInstance) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.key.service)
@@ -298,7 +312,8 @@ class Catalog:
             event=event,
             emptied=emptied,
         )
-        return self._with(replace(service, entries=entries, emptied_at=None if entries else change.revision), change)
+        emptied_at = None if entries else change.revision
+        return self._with(replace(service, entries=entries, emptied_at=emptied_at), change, more=-1)
 
     def _judge(self, event: Judged) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.key.service)
@@ -312,11 +327,21 @@ class Catalog:
             changed, Change(revision=revision, scope=Scope.ENDPOINTS, services=(service.name,), event=event)
         )
 
-    def _policy(self, service: Service, policy: Policy | None, event: Event) -> "tuple[Catalog, Change | None]":
-        if service.own_policy == policy:
+    def _policy(
+        self, service: Service, policy: Policy | None, event: PutPolicy | DeletePolicy
+    ) -> "tuple[Catalog, Change | None]":
+        if service.own_policy == policy and (policy is None or service.policy_registry == event.registry):
             return self, None
         change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
-        return self._with(replace(service, own_policy=policy), change)
+        registry = "" if policy is None else event.registry
+        return self._with(replace(service, own_policy=policy, policy_registry=registry), change)
+
+    def _alias(self, event: PutAliases) -> "tuple[Catalog, Change | None]":
+        service = self.services.get(event.service) or Service(name=event.service)
+        if service.aliases == event.aliases:
+            return self, None
+        change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
+        return self._with(replace(service, aliases=event.aliases), change)
 
     def _grace_over(self, event: GraceOver) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.service)

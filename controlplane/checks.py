@@ -1,24 +1,47 @@
-"""What there is to check and to resolve: catalog changes told to the health monitor and the resolver.
+"""What there is to check here and to resolve: catalog changes told to the health monitor and the resolver.
 
-Both know the model only; this is where they meet the catalog.
+Both know the model only; this is where they meet the catalog, and where control planes that share a registry share
+out the checks between them.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 from controlplane.catalog import Change
 from controlplane.health.monitor import HealthMonitor
 from controlplane.live import LiveCatalog
-from controlplane.model import DeleteInstance, InstanceKey, PutInstance, Resolved, is_address
+from controlplane.model import DeleteInstance, InstanceKey, Judged, PutInstance, Resolved, is_address
 from controlplane.resolver import Resolver
+from controlplane.shares import Shares
+from controlplane.verdicts import VerdictWriter
+
+DISPUTE_S = 1.0
+"""How long another's verdict about what is checked here may stand in the registry before ours is put there again.
+
+Two control planes can both take an instance for theirs while they do not know each other yet; this bounds the pace.
+"""
 
 
 class Checks:
     """Tell the monitor and the resolver what there is to check and to resolve."""
 
-    def __init__(self, live: LiveCatalog, monitor: HealthMonitor, resolver: Resolver) -> None:
+    def __init__(
+        self,
+        live: LiveCatalog,
+        monitor: HealthMonitor,
+        resolver: Resolver,
+        *,
+        shares: Shares,
+        verdicts: VerdictWriter,
+        call_later: Callable[[float, Callable[[], object]], object],
+    ) -> None:
         self._live = live
         self._monitor = monitor
         self._resolver = resolver
+        self._shares = shares
+        self._verdicts = verdicts
+        self._call_later = call_later
+        self._disputed: set[InstanceKey] = set()
         self._names: dict[InstanceKey, str] = {}
         self._users: Counter[str] = Counter()
 
@@ -37,9 +60,36 @@ class Checks:
             case _:
                 pass
 
+    def members(self, ids: frozenset[str] | None) -> None:
+        """Share out the checks anew. While the others cannot be known, all are made here: nothing goes unchecked."""
+        if self._shares.set(ids or ()):
+            for entry in list(self._live.current.entries()):
+                if entry.checked:
+                    self._check(entry.instance.key)
+
+    def recorded(self, judged: Judged) -> bool:
+        """Tell whether a verdict that the registry keeps counts; what is checked here is judged here."""
+        if not self._shares.mine(judged.key):
+            return True
+        if judged.key not in self._disputed:
+            self._disputed.add(judged.key)
+            self._call_later(DISPUTE_S, lambda: self._insist(judged.key))
+        return False
+
+    def gone(self, key: InstanceKey) -> None:
+        """See that the verdict of an instance that is gone is not kept for ever."""
+        if self._shares.mine(key):
+            self._verdicts.forget(key)
+
+    def _insist(self, key: InstanceKey) -> None:
+        self._disputed.discard(key)
+        entry = self._live.current.entry(key)
+        if entry is not None and entry.verdict is not None and self._shares.mine(key):
+            self._verdicts.add(Judged(key=key, verdict=entry.verdict), entry.instance)
+
     def _check(self, key: InstanceKey) -> None:
         entry = self._live.current.entry(key)
-        if entry is None or not entry.checked or entry.stated:
+        if entry is None or not entry.checked or not self._shares.mine(key):
             self._monitor.forget(key)
         else:
             self._monitor.watch(entry.instance, self._live.current.address_of(entry.instance), entry.verdict)

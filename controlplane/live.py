@@ -27,9 +27,16 @@ class LiveCatalog:
     `epoch` names this process start: revisions are `<epoch>.<n>` outside, never reused across starts.
     """
 
-    def __init__(self, *, epoch: str, checks_enabled: bool = True, call_later: CallLater | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        epoch: str,
+        checks_enabled: bool = True,
+        ranking: tuple[str, ...] = (),
+        call_later: CallLater | None = None,
+    ) -> None:
         self.epoch = epoch
-        self.current = Catalog(checks_enabled=checks_enabled)
+        self.current = Catalog(checks_enabled=checks_enabled, ranking=ranking)
         self.history: deque[Change] = deque(maxlen=HISTORY)
         self._listeners: list[Listener] = []
         self._waiters: dict[ServiceName | None, set[asyncio.Future[None]]] = {}

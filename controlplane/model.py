@@ -328,16 +328,16 @@ class RawResource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutInstance:
-    """Say that a registry holds this instance, with the last known verdict where it keeps one.
+    """Say that a registry holds this instance.
 
-    `stated`: the verdict is the registry's own, from checks that are not ours to make; it counts as long as it stands
-    here, whether checks of ours are on or not.
+    `verdict` is the last known one of our checks, where the registry keeps it with the instance; `stated` is what
+    the registry itself says of its health (Consul's checks, Kubernetes' readiness), whether or not we check it.
     """
 
     instance: Instance
     registry: str
     verdict: Verdict | None = None
-    stated: bool = False
+    stated: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,12 +358,14 @@ class Missing:
     """Say that instances are gone though nobody asked for it: the guard has a second look (law 14).
 
     All that one occasion took comes in one event, so that they are judged together. `reason`: "ttl expired" for
-    leases that ran out, "missing after a reconnect" for what a new listing does not hold.
+    leases that ran out, "missing after a reconnect" for what a new listing does not hold. `hold` is the id of the
+    hold under which a former process kept all of them; else "".
     """
 
     keys: tuple[InstanceKey, ...]
     registry: str
     reason: str
+    hold: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +390,15 @@ class DeletePolicy:
     """Say that a service has no policy of its own any more."""
 
     service: ServiceName
+    registry: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutAliases:
+    """Say by which names a service is reached besides its own: all of them now; empty = none any more."""
+
+    service: ServiceName
+    aliases: tuple[ServiceName, ...]
     registry: str
 
 
@@ -446,7 +457,10 @@ class Members:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Say that a person let go what the mass-loss guard holds, here or at another control plane."""
+    """Say that a person let go what the mass-loss guard holds, here or at another control plane.
+
+    `hold` is a hold's id, or the key of one instance.
+    """
 
     hold: str
     registry: str
@@ -483,6 +497,7 @@ RegistryEvent = (
     | Missing
     | PutPolicy
     | DeletePolicy
+    | PutAliases
     | PutResource
     | DeleteResource
     | Synced
@@ -497,6 +512,7 @@ Event = (
     | Held
     | PutPolicy
     | DeletePolicy
+    | PutAliases
     | PutResource
     | DeleteResource
     | Synced

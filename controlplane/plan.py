@@ -50,12 +50,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Hold what proxies are to know of a service. Localities are sorted, so equal inputs give equal bytes."""
+    """Hold what proxies are to know of a service. Localities are sorted, so equal inputs give equal bytes.
+
+    `aliases` are names by which its routes are reached besides its own.
+    """
 
     name: ServiceName
     policy: Policy
     localities: tuple[LocalityEndpoints, ...]
     decisions: tuple[Decision, ...]
+    aliases: tuple[ServiceName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Planner:
         decided: dict[str, _Decided] = {}
         by_locality: dict[Locality, list[Endpoint]] = {}
         owners: dict[tuple[str, int], str] = {}
-        for entry in service.sorted_entries():
+        for entry in _by_precedence(service, catalog):
             address = catalog.address_of(entry.instance)
             where = (address or "", entry.instance.port)
             one = known.get(entry.instance.id)
@@ -104,6 +108,10 @@ class Planner:
             if one.endpoint is not None:
                 owners[where] = one.endpoint.id
                 by_locality.setdefault(entry.instance.locality, []).append(one.endpoint)
+        if len(catalog.ranking) > 1:  # what is shown is in the order of ids, whoever came first
+            decided = dict(sorted(decided.items()))
+            for endpoints in by_locality.values():
+                endpoints.sort(key=lambda endpoint: endpoint.id)
         self._decided[service.name] = strategy, decided
         return Cluster(
             name=service.name,
@@ -117,6 +125,7 @@ class Planner:
                 for locality, endpoints in sorted(by_locality.items(), key=_place)
             ),
             decisions=tuple(one.decision for one in decided.values()),
+            aliases=service.aliases,
         )
 
     def forget(self, services: Iterable[ServiceName]) -> None:
@@ -128,6 +137,15 @@ class Planner:
 def plan(service: Service, catalog: Catalog) -> Cluster:
     """Decide what proxies are told of `service`, remembering nothing."""
     return Planner().plan(service, catalog)
+
+
+def _by_precedence(service: Service, catalog: Catalog) -> list[Entry]:
+    """Return the entries in the order in which they claim addresses: first registry, lowest id."""
+    entries = service.sorted_entries()
+    if len(catalog.ranking) > 1:
+        rank = {name: at for at, name in enumerate(catalog.ranking)}
+        entries.sort(key=lambda entry: rank.get(entry.registry, len(rank)))
+    return entries
 
 
 def _place(group: tuple[Locality, list[Endpoint]]) -> tuple[str, str, str]:
@@ -180,6 +198,8 @@ def effective_weight(entry: Entry, strategy: Strategy) -> tuple[int, str]:
 def _status_reason(entry: Entry) -> str:
     if entry.instance.draining:
         return "draining: asked for"
+    if entry.stated is not None and entry.stated.status is not HealthStatus.HEALTHY:
+        return f"{entry.stated.status}: {entry.registry} says {entry.stated.reason or entry.stated.status}"
     if not entry.checked:
         return "healthy: no check"
     if entry.verdict is None:

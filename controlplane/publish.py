@@ -8,6 +8,7 @@ breaks a content rule is refused alone: its last good version stays, everything 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 from controlplane.catalog import Change, Scope, Service
@@ -23,6 +24,9 @@ from xds.types import Node, ResourceSet, Snapshot
 
 _SLICE_S = 0.008
 """How long a full build may hold the event loop before it yields."""
+
+_Problems = Mapping[Flavour | None, list[str]]
+"""What keeps a service from clients of a flavour, or (None) from everybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Publisher:
         self._planned: dict[ServiceName, Cluster] = {}
         self._views: dict[Flavour, View] = {}
         self._groups: dict[NodeGroup, Mapping[str, ResourceSet]] = {}  # with what each is told beside the services
-        self._refused: dict[ServiceName, list[str]] = {}
+        self._refused: dict[ServiceName, _Problems] = {}
         self._flush_scheduled = False
         self._fill_scheduled = False
         self.ready = False
@@ -89,8 +93,16 @@ class Publisher:
 
     @property
     def refused(self) -> Mapping[ServiceName, list[str]]:
-        """Return the services whose newest state broke a content rule, with the rules' words."""
-        return self._refused
+        """Return the services whose newest state broke a content rule, with the rules' words.
+
+        What is kept from one flavour of clients counts while any of them is connected.
+        """
+        there = {None, *self._flavours()}
+        said = {
+            name: [problem for flavour, of_it in problems.items() if flavour in there for problem in of_it]
+            for name, problems in self._refused.items()
+        }
+        return {name: list(dict.fromkeys(problems)) for name, problems in said.items() if problems}
 
     @property
     def left_out(self) -> Mapping[ResourceKey, str]:
@@ -190,7 +202,7 @@ class Publisher:
         """
         planned: dict[ServiceName, Cluster] = {}
         spelled: dict[Flavour, list[Spelled]] = {flavour: [] for flavour in self._views}
-        refused: dict[ServiceName, list[str]] = {}
+        refused: dict[ServiceName, dict[Flavour | None, list[str]]] = {}
         gone: list[ServiceName] = []
         done: list[ServiceName] = []
         deadline = self._clock() + _SLICE_S
@@ -202,7 +214,7 @@ class Publisher:
                 try:
                     cluster = self._plan(service)
                 except Unspeakable as error:
-                    refused[name] = error.problems
+                    refused[name] = {None: error.problems}
                 else:
                     planned[name] = cluster
                     for flavour, view in self._views.items():
@@ -239,7 +251,7 @@ class Publisher:
         view: View,
         planned: Cluster,
         spelled: list[Spelled],
-        refused: dict[ServiceName, list[str]],
+        refused: dict[ServiceName, dict[Flavour | None, list[str]]],
     ) -> None:
         """Add what a view makes of a plan to `spelled`, or why it does not to `refused`; other views go on."""
         try:
@@ -247,16 +259,16 @@ class Publisher:
         except Unspeakable as error:
             view.give_up(planned.name)
             problems = [f"{flavour.client} clients are not told: {problem}" for problem in error.problems]
-            refused.setdefault(planned.name, []).extend(problems)
+            refused.setdefault(planned.name, {})[flavour] = problems
         except Exception as error:
             # As above: a fault in the spelling of one service is its own.
             view.give_up(planned.name)
-            refused.setdefault(planned.name, []).append(f"internal error: {error!r}")
+            refused.setdefault(planned.name, {})[flavour] = [f"internal error: {error!r}"]
 
-    def _refuse(self, refused: Mapping[ServiceName, list[str]]) -> None:
+    def _refuse(self, refused: Mapping[ServiceName, _Problems]) -> None:
         for name, problems in refused.items():
-            self._refused[name] = list(dict.fromkeys((*self._refused.get(name, ()), *problems)))
-            self._observer.refused(name, problems)
+            self._refused[name] = {**self._refused.get(name, {}), **problems}
+            self._observer.refused(name, list(dict.fromkeys(chain(*problems.values()))))
 
     def _publish(self, reason: str, started: float) -> None:
         if self._unlaid is not None:
@@ -276,9 +288,15 @@ class Publisher:
         for group in [group for group in self._groups if group not in wanted]:
             del self._groups[group]
             self._cache.drop(group)
-        flavours = {group.flavour for group in self._groups}
-        for flavour in self._views.keys() - flavours:
+        for flavour in self._views.keys() - self._flavours():
             del self._views[flavour]
+            left = ((name, _without(flavour, problems)) for name, problems in self._refused.items())
+            self._refused = {name: problems for name, problems in left if problems}
+
+    def _flavours(self) -> set[Flavour]:
+        """Return the flavours of which a client is connected, and the default's."""
+        watched = (group.flavour for group in self._cache.watched() if isinstance(group, NodeGroup))
+        return {self._default_group.flavour, *watched}
 
     def _set(self, groups: Collection[NodeGroup]) -> None:
         """Give each group its snapshot, view by view: the cache compares sets that groups share only once."""
@@ -327,7 +345,7 @@ class Publisher:
 
     def _fill(self, flavour: Flavour, view: View) -> None:
         spelled: list[Spelled] = []
-        refused: dict[ServiceName, list[str]] = {}
+        refused: dict[ServiceName, dict[Flavour | None, list[str]]] = {}
         gone: list[ServiceName] = []
         deadline = self._clock() + _SLICE_S
         for name in list(view.missing):
@@ -339,3 +357,7 @@ class Publisher:
                 break
         view.take(spelled, gone)
         self._refuse(refused)
+
+
+def _without(flavour: Flavour, problems: _Problems) -> _Problems:
+    return {each: of_it for each, of_it in problems.items() if each != flavour}

@@ -24,6 +24,10 @@ RemotePort = Annotated[int, Field(ge=1, le=65535)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""A part of a whole, 0 to 1."""
+
+
 def _age(value: float) -> float:
     if 0 < value < 1:
         raise ValueError("must be 0 (streams last for ever) or at least 1: proxies reconnect at the end of it")
@@ -75,6 +79,13 @@ class Settings(BaseModel):
 
     registry_type: Annotated[tuple[RegistryType, ...], BeforeValidator(_split), Field(min_length=1)] = ("memory",)
     registry_optional: CommaList = ()
+    cache_ttl: PositiveSeconds = 30.0
+    guard_hold: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 600.0
+    guard_window: PositiveSeconds = 10.0
+    guard_service_share: Share = 0.5
+    guard_service_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 4
+    guard_total_share: Share = 0.2
+    guard_total_minimum: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     consul_host: str = "localhost"
     consul_port: RemotePort = 8500
     consul_scheme: Literal["http", "https"] = "http"
@@ -93,6 +104,7 @@ class Settings(BaseModel):
     kubeconfig: str | None = None
     kubernetes_namespaces: CommaList = ()
     kubernetes_label_selector: str = ""
+    pod_namespace: str | None = None
 
     xds_host: str = "0.0.0.0"
     xds_port: Port = 18000
@@ -243,12 +255,17 @@ def _refusals(settings: Settings) -> list[str]:
         for name in ("tls_client_auth", "xds_tls_client_auth")
         if (value := getattr(settings, name)) != "none" and not settings.tls_enabled
     ]
-    others = [name for name in settings.registry_type if name != "memory"]
-    if others:
-        faults.append(
-            f"REGISTRY_TYPE: {', '.join(others)} is not part of this version; 'memory' is "
-            "(with DATA_DIR set it survives restarts)"
-        )
+    if twice := sorted({name for name in settings.registry_type if settings.registry_type.count(name) > 1}):
+        faults.append(f"REGISTRY_TYPE: {', '.join(twice)} is named twice; name each registry once")
+    for prefix in ("consul", "etcd"):
+        cert, key = (getattr(settings, f"{prefix}_{part}_file") for part in ("cert", "key"))
+        if (cert is None) != (key is None):
+            given, missing = ("CERT", "KEY") if key is None else ("KEY", "CERT")
+            faults.append(f"{prefix.upper()}_{given}_FILE is set without {prefix.upper()}_{missing}_FILE; set both")
+    if (settings.etcd_username is None) != (settings.etcd_password is None):
+        faults.append("ETCD_USERNAME and ETCD_PASSWORD go together; set both, or neither")
+    if not settings.etcd_endpoints:
+        faults.append("ETCD_ENDPOINTS is empty; name at least one member, such as localhost:2379")
     if absent := [name for name in settings.registry_optional if name not in settings.registry_type]:
         there = ",".join(settings.registry_type)
         faults.append(f"REGISTRY_OPTIONAL: {', '.join(absent)} is not in REGISTRY_TYPE, which is {there}")

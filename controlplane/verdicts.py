@@ -18,12 +18,17 @@ class VerdictWriter:
     def __init__(self, registry: WritableRegistry, on_failure: Callable[[RegistryError], None]) -> None:
         self._registry = registry
         self._on_failure = on_failure
-        self._waiting: dict[InstanceKey, tuple[Judged, Instance]] = {}
+        self._waiting: dict[InstanceKey, tuple[Judged, Instance] | None] = {}
         self._wake = asyncio.Event()
 
     def add(self, judged: Judged, instance: Instance) -> None:
         """Note a verdict about `instance`, as it was judged; it replaces an older one that still waits."""
         self._waiting[judged.key] = (judged, instance)
+        self._wake.set()
+
+    def forget(self, key: InstanceKey) -> None:
+        """Have the verdict of an instance dropped that is gone."""
+        self._waiting[key] = None
         self._wake.set()
 
     async def run(self) -> None:
@@ -41,9 +46,12 @@ class VerdictWriter:
     async def _write_all(self) -> bool:
         while self._waiting:
             key, waiting = next(iter(self._waiting.items()))
-            judged, instance = waiting
             try:
-                await self._registry.record(key, judged.verdict, instance)
+                if waiting is None:
+                    await self._registry.forget(key)
+                else:
+                    judged, instance = waiting
+                    await self._registry.record(key, judged.verdict, instance)
             except RegistryError as error:
                 self._on_failure(error)
                 return False

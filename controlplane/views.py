@@ -167,13 +167,17 @@ class View:
             made = [each.resources[type_url] for each in spelled if type_url in each.resources]
             sets[type_url] = _replaced(old, made, had)
         self._sets = sets
+        aliased = any(
+            each.planned.aliases != (() if (known := self._spelled.get(each.planned.name)) is None else known.aliases)
+            for each in spelled
+        )
         self._spelled.update((each.planned.name, each.planned) for each in spelled)
         for name in had:
             del self._spelled[name]
         self._spelling.forget(gone)
         for name in (*gone, *(each.planned.name for each in spelled)):
             self.missing.pop(name, None)
-        self._stale |= bool(had) or any(CLUSTER in each.resources for each in spelled)
+        self._stale |= bool(had) or aliased or any(CLUSTER in each.resources for each in spelled)
 
     def sets(self) -> Mapping[str, ResourceSet]:
         """Return the sets, what tells of all services at once brought up to date."""

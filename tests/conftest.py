@@ -14,6 +14,7 @@ pytest_plugins = ["servers.fixtures"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="fail when any test is skipped")
+    parser.addoption("--thorough", action="store_true", help="let tests/reliability run as long as it takes")
     parser.addoption("--fuzz-requests", type=int, default=20_000, help="how many spoilt requests the fuzz tests send")
     parser.addoption("--fuzz-seed", type=int, default=1, help="where they begin; 0 takes a new one, and prints it")
     parser.addoption("--update-golden", action="store_true", help="write tests/golden's outputs anew")

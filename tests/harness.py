@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], what: str, patience_s: float = PATIENCE_S) -> T:
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str | Callable[[], str], patience_s: float = PATIENCE_S
+) -> T:
     """Look again and again until there is something to see; fail with `what` where there never is."""
     try:
         async with asyncio.timeout(patience_s):
@@ -43,7 +45,7 @@ async def eventually(look: Callable[[], Awaitable[T | None]], what: str, patienc
                     return seen  # type: ignore[return-value]
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"not within {patience_s} s: {what}") from None
+        raise AssertionError(f"not within {patience_s} s: {what if isinstance(what, str) else what()}") from None
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
@@ -99,7 +101,7 @@ class ControlPlane:
                 stdout=log,
                 stderr=log,
             )
-        await eventually(self._ready, f"the control plane is ready; its log:\n{self.log()}")
+        await eventually(self._ready, lambda: f"the control plane is ready; its log:\n{self.log()}")
 
     async def _ready(self) -> bool:
         assert self.process is not None
@@ -146,6 +148,7 @@ class Envoy:
     folder: Path
     client: aiohttp.ClientSession
     control_plane: ControlPlane
+    replicas: Sequence[ControlPlane] = ()
     binary: Path = field(default_factory=envoy_binary)
     protocol: Literal["delta", "sotw", "rest"] = "delta"
     node_id: str = "e2e"
@@ -165,8 +168,10 @@ class Envoy:
             bootstrap(
                 node_id=self.node_id,
                 cluster="e2e",
-                xds_host="127.0.0.1",
-                xds_port=self.control_plane.service_port if self.protocol == "rest" else self.control_plane.xds_port,
+                xds=[
+                    ("127.0.0.1", each.service_port if self.protocol == "rest" else each.xds_port)
+                    for each in (self.control_plane, *self.replicas)
+                ],
                 protocol=self.protocol,
                 admin_host="127.0.0.1",
                 admin_port=self.admin_port,
@@ -302,13 +307,32 @@ async def instances(control_plane: ControlPlane, service: str, *names: str) -> A
 
 
 class Traffic:
-    """Send requests one after another in the background, and remember what came back."""
+    """Send requests one after another in the background, and remember what came back.
 
-    def __init__(self, envoy: Envoy, path: str) -> None:
+    `pause_s` lies between an answer and the next request, so that what is tested has the machine's time too.
+    """
+
+    def __init__(self, envoy: Envoy, path: str, *, pause_s: float = 0.0) -> None:
+        self._pause_s = pause_s
         self._envoy = envoy
         self._path = path
         self.seen: Counter[str] = Counter()
         self.failures: list[object] = []
+        self._under_way = 0
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+
+    async def pause(self) -> None:
+        """Send nothing for now, what is down is meant to be; return when every answer under way has come."""
+        self._wanted.clear()
+
+        async def idle() -> bool:
+            return self._under_way == 0
+
+        await eventually(idle, "every request has been answered")
+
+    def go_on(self) -> None:
+        self._wanted.set()
 
     async def __aenter__(self) -> "Traffic":
         self._tasks = [asyncio.create_task(self._send()) for _ in range(4)]
@@ -321,11 +345,16 @@ class Traffic:
 
     async def _send(self) -> None:
         while True:
+            await asyncio.sleep(self._pause_s)
+            await self._wanted.wait()
+            self._under_way += 1
             try:
                 status, body = await self._envoy.get(self._path)
-            except aiohttp.ClientError as error:
+            except (aiohttp.ClientError, TimeoutError) as error:
                 self.failures.append(error)
                 continue
+            finally:
+                self._under_way -= 1
             if status == 200:
                 self.seen[body] += 1
             else:

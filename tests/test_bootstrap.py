@@ -17,8 +17,7 @@ ENVOY = Path(__file__).parents[1] / "envoy"
 DEFAULTS: dict[str, Any] = {
     "node_id": None,
     "cluster": None,
-    "xds_host": "127.0.0.1",
-    "xds_port": 18000,
+    "xds": [("127.0.0.1", 18000)],
     "protocol": "delta",
     "admin_host": "127.0.0.1",
     "admin_port": 9901,
@@ -76,7 +75,7 @@ def test_the_protocol_is_that_of_the_stream(protocol: str, api_type: str) -> Non
     ],
 )
 def test_the_control_plane_is_found_by(host: str, kind: str) -> None:
-    (cluster,) = made(xds_host=host, xds_port=7)["static_resources"]["clusters"]
+    (cluster,) = made(xds=[(host, 7)])["static_resources"]["clusters"]
     (group,) = cluster["load_assignment"]["endpoints"]
     assert cluster["type"] == kind
     assert group["lb_endpoints"] == [{"endpoint": {"address": {"socket_address": {"address": host, "port_value": 7}}}}]
@@ -91,7 +90,7 @@ def test_envoy_reports_load_to_the_control_plane() -> None:
 @pytest.mark.unit
 def test_an_envoy_that_polls_does_so_for_everything_in_the_same_way() -> None:
     """What clusters and listeners say is spelled by `names`; the bootstrap must not differ."""
-    config = made(protocol="rest", xds_port=8090)
+    config = made(protocol="rest", xds=[("127.0.0.1", 8090)])
     spelled = Source(transport=Transport.REST).of(ROUTE, "gateway").to_dict()["apiConfigSource"]
     assert config["node"]["metadata"] == {"xds_transport": "rest"}
     for each in ("cds_config", "lds_config"):
@@ -145,8 +144,11 @@ def test_envoy_accepts_the_files(protocol: str, envoy_path: Path) -> None:
     [
         pytest.param({"node_id": "n", "cluster": "1e3"}, id="ids that plain YAML would misread"),
         pytest.param({"node_id": '"x: {', "cluster": "ünï"}, id="ids with quotes and letters beyond ASCII"),
-        pytest.param({"xds_host": "::1", "admin_host": "::1"}, id="IPv6 on both sides"),
-        pytest.param({"xds_host": "controlplane.internal", "gateway_port": 10001}, id="a name, and a port of its own"),
+        pytest.param({"xds": [("::1", 18000)], "admin_host": "::1"}, id="IPv6 on both sides"),
+        pytest.param(
+            {"xds": [("controlplane.internal", 18000), ("10.0.0.7", 18001)], "gateway_port": 10001},
+            id="a name, and a port of its own",
+        ),
         pytest.param({"protocol": "rest", "gateway_port": 10001}, id="polling, and a port of its own"),
         pytest.param({"protocol": "rest", "runtime_layer": "flags"}, id="polling, runtime values too"),
     ],

@@ -1,7 +1,6 @@
 """What the monitor and the resolver are told of."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from builders import key, put
@@ -11,7 +10,10 @@ from controlplane.health import Outcome, OutcomeKind
 from controlplane.health.monitor import HealthMonitor
 from controlplane.live import LiveCatalog
 from controlplane.model import CheckType, DeleteInstance, Instance, Resolved
+from controlplane.registry.memory import MemoryRegistry
 from controlplane.resolver import Resolver
+from controlplane.shares import Shares
+from controlplane.verdicts import VerdictWriter
 
 pytestmark = pytest.mark.unit
 
@@ -48,7 +50,15 @@ def monitor() -> HealthMonitor:
 @pytest.fixture
 def resolver(live: LiveCatalog, monitor: HealthMonitor) -> Resolver:
     resolver = Resolver(emit=lambda _event: None, resolve=nowhere, clock=lambda: 0.0)
-    live.subscribe(Checks(live, monitor, resolver).on_change)
+    checks = Checks(
+        live,
+        monitor,
+        resolver,
+        shares=Shares("me"),
+        verdicts=VerdictWriter(MemoryRegistry(journal=None), lambda _error: None),
+        call_later=lambda _delay, _call: None,
+    )
+    live.subscribe(checks.on_change)
     return resolver
 
 
@@ -91,11 +101,3 @@ def test_a_name_that_nobody_uses_is_forgotten(live: LiveCatalog, monitor: Health
     entry = live.current.entry(key("web", "b"))
     assert entry is not None
     assert live.current.address_of(entry.instance) is None
-
-
-def test_an_instance_that_the_registry_itself_has_checked_is_not_checked_by_us(
-    live: LiveCatalog, monitor: HealthMonitor, resolver: Resolver
-) -> None:
-    live.apply(replace(put("web", "a", health_check=CHECK), stated=True))
-
-    assert monitor.pending() == 0

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from builders import key, put, verdict
@@ -13,7 +13,17 @@ from builders import key, put, verdict
 from controlplane import publish
 from controlplane.debounce import Debounce
 from controlplane.live import LiveCatalog
-from controlplane.model import DeleteInstance, Event, GraceOver, HealthStatus, Judged, PutPolicy, ServiceName, Synced
+from controlplane.model import (
+    DeleteInstance,
+    Event,
+    GraceOver,
+    HealthStatus,
+    Judged,
+    PutAliases,
+    PutPolicy,
+    ServiceName,
+    Synced,
+)
 from controlplane.policy import Policy, Strategy
 from controlplane.publish import Publisher
 from controlplane.translate.decode import as_json
@@ -315,6 +325,19 @@ async def test_a_policy_changes_the_cluster_and_so_its_assignment() -> None:
     assert after.of_type(ENDPOINT)["api"] == before.of_type(ENDPOINT)["api"]
 
 
+async def test_an_alias_changes_the_routes_alone() -> None:
+    async with publishing(put("web", "a")) as world:
+        before = world.snapshot()
+        named = PutAliases(service=ServiceName("web"), aliases=(ServiceName("web.shop"),), registry="kubernetes")
+        aliased = await world.apply(named)
+        types = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
+        assert [url for url in types if aliased.of_type(url) != before.of_type(url)] == [ROUTE]
+        assert "web.shop:*" in as_json(ROUTE, aliased.of_type(ROUTE)["gateway"].body)["virtualHosts"][0]["domains"]
+
+        again = await world.apply(replace(named, aliases=()))
+        assert again.of_type(ROUTE) == before.of_type(ROUTE)
+
+
 async def test_a_service_goes_when_its_grace_is_over() -> None:
     async with publishing(put("web", "a"), put("api", "a")) as world:
         change = world.live.apply(DeleteInstance(key=key("web", "a"), registry="memory"))
@@ -490,6 +513,25 @@ async def test_what_grpc_clients_would_refuse_is_kept_from_them_alone() -> None:
         await world.apply(put("web", "c", port=3))
         assert world.publisher.refused == {}
         assert seen[-1].of_type(ENDPOINT) != first.of_type(ENDPOINT)
+
+
+async def test_what_is_kept_from_grpc_clients_is_no_refusal_once_the_last_of_them_has_gone() -> None:
+    async with publishing(put("web", "a")) as world:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publish.lint, "grpc_problems", lambda _planned: ["too much"])
+            async with watching(world, GRPC_NODE):
+                await world.apply(put("web", "b", port=2))
+                assert list(world.publisher.refused) == ["web"]
+            assert world.publisher.refused == {}  # at once: nobody need publish anything first
+
+            await world.apply(put("api", "a"))
+            async with watching(world, GRPC_NODE) as again:
+                await until(again)
+                assert sorted(world.publisher.refused) == ["api", "web"]
+        async with watching(world, GRPC_NODE) as mended:
+            await world.apply(put("web", "c", port=3), put("api", "b", port=2))
+            assert world.publisher.refused == {}
+            assert set(mended[-1].of_type(CLUSTER)) == {"api", "web"}
 
 
 async def test_overprovisioning_changes_nothing_where_there_is_one_priority() -> None:

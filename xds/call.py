@@ -10,7 +10,7 @@ import grpc
 
 from xds.protocol import Stream
 from xds.requests import RequestReader
-from xds.standing import Standing, names_in_play, standing
+from xds.standing import Standing, Waiting, names_in_play, standing, waiting
 from xds.status import StreamInfo
 from xds.types import EMPTY, Resource, ResourceSet
 
@@ -86,6 +86,10 @@ class Call:
         """Tell where a resource stands; None for a type that is not asked for."""
         subscription = self.stream.subscriptions.get(type_url)
         return None if subscription is None else standing(subscription, self._target(type_url), name)
+
+    def waiting(self, type_url: str) -> Waiting | None:
+        """Tell what a type waits for; None for a type that is not asked for."""
+        return waiting(self.stream, type_url)
 
     def _target(self, type_url: str) -> ResourceSet:
         return EMPTY if self.stream.target is None else self.stream.target.of_type(type_url)

@@ -11,6 +11,7 @@ from xds.types import Node
 from xds.wire import FIXED64, WireError, number_of, span_of, text_of, walk
 
 _MAX_STRUCT_DEPTH = 100  # as protobuf's own parsers
+_MAX_EXACT = 2**53  # up to here a double tells every whole number from the next
 
 
 def string_pair(data: bytes, start: int, end: int) -> tuple[str, str]:
@@ -50,7 +51,7 @@ def _value(data: bytes, start: int, end: int, depth: int) -> object:
             case 2:
                 if field[1] != FIXED64:
                     raise WireError("a number in node metadata is not a double")
-                value = struct.unpack_from("<d", data, field[2])[0]
+                value = _number(struct.unpack_from("<d", data, field[2])[0])
             case 3:
                 value = text_of(data, field)
             case 4:
@@ -63,6 +64,11 @@ def _value(data: bytes, start: int, end: int, depth: int) -> object:
                 items = (part for part in walk(data, *span_of(field)) if part[0] == 1)
                 value = [_value(data, *span_of(part), depth + 1) for part in items]
     return value
+
+
+def _number(value: float) -> int | float:
+    """Return a whole number as one: a Struct knows doubles only, and a port is shown as its author wrote it."""
+    return int(value) if value.is_integer() and abs(value) <= _MAX_EXACT else value
 
 
 def _build_version(data: bytes, start: int, end: int) -> str:

@@ -181,6 +181,16 @@ class Stream:
         waiting = ((url, sub.pending) for url, sub in self._subscriptions.items())
         return {url: pending.nonce for url, pending in waiting if pending is not None and not pending.released}
 
+    def held_up_by(self, type_url: str) -> frozenset[str]:
+        """Name the types whose answers are waited for before what a type owes may go."""
+        found: set[str] = set()
+        if self._target is not None:
+            for row, sub, makes, breaks in self._order:
+                more = sub.dirty or sub.owed or sub.answer or sub.suspects
+                if row.type_url == type_url and ((makes and more) or (breaks and sub.leaving)):
+                    found.update(self._holding_up(row, self._target))
+        return frozenset(found)
+
     def stop_waiting(self, type_url: str) -> None:
         """Let everything go on without the answer of a type (O-06); it counts all the same if it comes later.
 
@@ -300,10 +310,12 @@ class Stream:
         return None
 
     def _waits(self, row: Row, snapshot: Snapshot) -> bool:
+        return next(self._holding_up(row, snapshot), None) is not None
+
+    def _holding_up(self, row: Row, snapshot: Snapshot) -> Iterator[str]:
         subs = self._subscriptions
-        return any(url in subs and not subs[url].free for url in row.after) or any(
-            url in subs and subs[url].awaits(snapshot.of_type(url)) for url in row.first
-        )
+        yield from (url for url in row.after if url in subs and not subs[url].free)
+        yield from (url for url in row.first if url in subs and subs[url].awaits(snapshot.of_type(url)))
 
     def _may_break(self, making: Row, turn: _Turn) -> bool:
         row, _, _, breaks = turn

@@ -322,6 +322,7 @@ class XdsServer:
             settled=call.settled,
             names=call.names,
             standing=call.standing,
+            waiting=call.waiting,
         )
 
         self._watch(call, call.info.group)

@@ -1,4 +1,4 @@
-"""Where one resource stands between server and client, read off a stream's subscription when somebody asks.
+"""Where a resource stands between server and client, and what a type waits for, read off a stream when somebody asks.
 
 A view for people, CSDS and `/proxies`; it keeps nothing and decides nothing, so that acknowledgements cost nothing
 for it. What happened when, and what a client said, is `xds.status`'s.
@@ -7,8 +7,10 @@ for it. What happened when, and what a client said, is `xds.status`'s.
 from dataclasses import dataclass
 from enum import Enum
 
+from xds.order import KINDS
+from xds.protocol import Stream
 from xds.subscription import WILDCARD, Subscription
-from xds.types import Resource, ResourceSet
+from xds.types import EMPTY, Resource, ResourceSet
 
 
 class State(Enum):
@@ -60,3 +62,63 @@ def standing(sub: Subscription, target: ResourceSet, name: str) -> Standing:
     else:
         state = State.SYNCED
     return Standing(name=name, state=state, version=told.version if told is not None else "", sent=told, held=held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lack:
+    """Name what a resource refers to and the client does not have, which may be why it does not answer for it.
+
+    `exists`: there is one to be had. `asked`: the client has asked for it.
+    """
+
+    of: str
+    type_url: str
+    name: str
+    exists: bool
+    asked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Say what a type waits for that is not in step; names in the order in which the client was told them.
+
+    `unanswered` were sent and never answered for. `lacks` is what these refer to and the client has not. `behind` are
+    the types whose answers come first. `kept` has gone, but the client may hold something that refers to it.
+    """
+
+    unanswered: tuple[str, ...]
+    lacks: tuple[Lack, ...]
+    behind: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def waiting(stream: Stream, type_url: str) -> Waiting | None:
+    """Work out what a type waits for; None where it is not asked for."""
+    sub = stream.subscriptions.get(type_url)
+    if sub is None:
+        return None
+    sent = {**sub.doubt, **(sub.pending.changes if sub.pending is not None else {})}
+    unanswered = {name: told for name, told in sent.items() if name not in sub.refused}
+    return Waiting(
+        unanswered=tuple(unanswered),
+        lacks=tuple(
+            lack
+            for told in unanswered.values()
+            if told is not None
+            for ref in sorted(told.refs)
+            if ref[0] in KINDS
+            and type_url in KINDS[ref[0]].parents
+            and (lack := _lack(stream, told.name, *ref)) is not None
+        ),
+        behind=tuple(sorted(stream.held_up_by(type_url))),
+        kept=tuple(sorted(sub.leaving)),
+    )
+
+
+def _lack(stream: Stream, of: str, type_url: str, name: str) -> Lack | None:
+    child = stream.subscriptions.get(type_url)
+    if child is not None and name in child.held:
+        return None
+    target = EMPTY if stream.target is None else stream.target.of_type(type_url)
+    asked = child is not None and child.wants(name)
+    return Lack(of=of, type_url=type_url, name=name, exists=name in target, asked=asked)

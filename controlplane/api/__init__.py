@@ -11,13 +11,14 @@ from aiohttp import web
 
 from controlplane.api import openapi
 from controlplane.api.bodies import MAX_BODY_BYTES
-from controlplane.api.context import Context, HealthDefaults, Metrics, Pick, Picker, Proxies
+from controlplane.api.context import Context, Freshness, HealthDefaults, Metrics, Pick, Picker, Proxies
 from controlplane.api.edge import Edge
 from controlplane.api.operations import Handler
+from controlplane.api.repeated import REPEATED, RepeatedReads
 from controlplane.api.server import Runner
 from controlplane.api.table import OPERATIONS
 
-__all__ = ["Context", "HealthDefaults", "Metrics", "Pick", "Picker", "Proxies", "Runner", "build"]
+__all__ = ["Context", "Freshness", "HealthDefaults", "Metrics", "Pick", "Picker", "Proxies", "Runner", "build"]
 
 
 def build(context: Context) -> web.Application:
@@ -25,6 +26,7 @@ def build(context: Context) -> web.Application:
     served = [operation for operation in OPERATIONS if context.metrics is not None or not operation.needs_metrics]
     edge = Edge(context, orjson.dumps(openapi.document(served, context.version)))
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[edge.middleware])
+    app[REPEATED] = RepeatedReads(edge)
     for operation in served:
         handler = _bound(operation.handler, edge)
         path = operation.path.replace(f"{{{operation.tail}}}", f"{{{operation.tail}:.+}}")

@@ -29,7 +29,7 @@ from controlplane.api.problems import (
     invalid,
 )
 from controlplane.api.reading import INSTANCES
-from controlplane.api.writing import Stored, ask, gone, store, visible
+from controlplane.api.writing import Stored, deregister, gone, store, visible
 from controlplane.model import Instance, InstanceId, InstanceIdField, InstanceKey, ServiceName, ServiceNameField
 
 MAX_OPERATIONS = 1_000
@@ -248,7 +248,7 @@ async def _do(edge: Edge, task: _Task) -> Stored | _Gone:
         case Deregister(name=name, id=instance_id):
             key = InstanceKey(ServiceName(name), InstanceId(instance_id))
             before = edge.context.live.current.revision
-            await ask(edge, "deregister", edge.context.registry.delete(key))
+            await deregister(edge, key)
             return _Gone(key, before)
         case _:
             assert_never(task)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from controlplane.catalog import Entry, Service
+from controlplane.guard import Hold
 from controlplane.health import HealthReports
 from controlplane.live import LiveCatalog
 from controlplane.model import HealthCheck
@@ -16,6 +17,7 @@ from controlplane.policy import Strategy
 from controlplane.raw.compile import Compiler
 from controlplane.readiness import Readiness
 from controlplane.registry import WritableRegistry
+from xds.standing import Waiting
 from xds.status import ProxyStatus, ResourceStatus
 from xds.types import Node, Snapshot
 
@@ -70,6 +72,10 @@ class Proxies(Protocol):
         """Return one, None where it is not connected."""
         ...
 
+    def waiting(self, node_id: str, type_url: str) -> Waiting | None:
+        """Tell what a type waits for on a proxy, None where it is not connected or does not ask for it."""
+        ...
+
     def resources(self, node_id: str, type_url: str, *, after: str = "") -> Iterator[ResourceStatus]:
         """List by name where each resource of a type stands on a proxy, behind the name `after`.
 
@@ -84,14 +90,14 @@ class Metrics(Protocol):
     def registry_operation(self, registry: str, operation: str, outcome: str) -> None:
         """Count a write.
 
-        `operation` is register, deregister, drain, heartbeat, put_policy, delete_policy, put_resource or
-        delete_resource; `outcome` is
+        `operation` is register, deregister, drain, heartbeat, put_policy, delete_policy, put_resource,
+        delete_resource or release; `outcome` is
         success, refused (the request's fault: taken address, conflict, unknown instance) or failure.
         """
         ...
 
     def cache_read(self, hit: bool) -> None:
-        """Count a read of a service: `hit` where ready bytes answered it, else it was rendered."""
+        """Count a read of the catalog: `hit` where memory answered it, else it had to wait for a registry."""
         ...
 
     def http_request(self, method: str, route: str, status: int, duration_s: float) -> None:
@@ -104,6 +110,28 @@ class Metrics(Protocol):
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """Return all metrics and their content type, by the `Accept` header. Called in a worker thread."""
         ...
+
+
+class Guard(Protocol):
+    """Give a view of what the mass-loss guard holds."""
+
+    def holds(self) -> tuple[Hold, ...]:
+        """List what is held, by id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """Say how current the catalog is: `age_s` of its oldest part, and whether every registry can be heard.
+
+    `known` is false while no registry has said anything since the start: then there is nothing to answer from.
+    `stale`: what a former process last knew is served in place of a registry that has not.
+    """
+
+    age_s: float
+    connected: bool
+    known: bool
+    stale: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +149,15 @@ class Context:
     `discovery` gives what a node is to be told, None before there is anything; it is None where no xDS is served.
     `proxies` is None where no xDS server runs, `metrics` where METRICS_ENABLED=false. `script_problem` says why a
     script check cannot run here, None where it can. `report_error` hears of an unexpected exception with the
-    request's id. `monotonic` gives seconds, `random` a number in [0, 1), `request_id` a fresh id.
+    request's id. `monotonic` gives seconds, `wall_clock` those since the epoch, `random` a number in [0, 1),
+    `request_id` a fresh id.
     A write answers 202 where the catalog does not show it after `visible_within_s` (contract, section 3).
     """
 
     live: LiveCatalog
     registry: WritableRegistry
+    guard: Guard
+    freshness: Callable[[], Freshness]
     picker: Picker
     reports: HealthReports
     readiness: Readiness
@@ -137,6 +168,7 @@ class Context:
     version: str
     report_error: Callable[[Exception, str], None]
     monotonic: Callable[[], float]
+    wall_clock: Callable[[], float]
     random: Callable[[], float]
     request_id: Callable[[], str]
     discovery: Callable[[Node], Awaitable[Snapshot | None]] | None = None

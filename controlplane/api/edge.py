@@ -14,9 +14,18 @@ from hashlib import blake2b
 from aiohttp import web
 from yarl import URL
 
-from controlplane.api.context import Context
+from controlplane.api.context import Context, Freshness
 from controlplane.api.parameters import MAX_WAIT_S
-from controlplane.api.problems import CROSS_SITE, INTERNAL, PRECONDITION_FAILED, Fault, Problem, from_aiohttp, invalid
+from controlplane.api.problems import (
+    CROSS_SITE,
+    INTERNAL,
+    PRECONDITION_FAILED,
+    REGISTRY_UNAVAILABLE,
+    Fault,
+    Problem,
+    from_aiohttp,
+    invalid,
+)
 from controlplane.api.resource_json import RenderedResources
 from controlplane.catalog import Service
 from controlplane.model import ServiceName
@@ -67,6 +76,15 @@ class Rendered:
 def hashed(body: bytes, revision: str, link: str | None = None) -> Rendered:
     """Tag a document by its content: for those that change with more than their service's revision."""
     return Rendered(body, f'"{blake2b(body, digest_size=12).hexdigest()}"', revision, link)
+
+
+def guarded(body: bytes, stored: bytes, revision: str) -> Rendered:
+    """Tag a document by its content, and before the `+` by what of it is stored.
+
+    A write with `If-Match` asks whether anybody wrote meanwhile, not whether what is shown beside it has moved on.
+    """
+    shown, kept = (blake2b(each, digest_size=12).hexdigest() for each in (body, stored))
+    return Rendered(body, f'"{kept}+{shown}"', revision)
 
 
 class ReadyBytes:
@@ -166,13 +184,41 @@ class Edge:
         known = request.headers.get("If-None-Match")
         return rendered.response(304 if known is not None and matches(known, rendered.etag) else 200)
 
+    async def fresh(self, request: web.Request) -> Freshness:
+        """Return how current the catalog is, once there is one: a registry that is silent is not an empty one (law 1).
+
+        Raises Problem where no registry speaks within `visible_within_s`.
+        """
+        freshness = self.context.freshness()
+        if self.context.metrics is not None:
+            self.context.metrics.cache_read(freshness.known)
+        if freshness.known:
+            return freshness
+        end = self.context.monotonic() + self.context.visible_within_s
+        while not freshness.known:
+            left_s = end - self.context.monotonic()
+            if left_s <= 0 or not await self.changed(None, left_s):
+                detail = "no registry has said yet what there is; /readyz?verbose says what is waited for"
+                raise Problem(REGISTRY_UNAVAILABLE, detail, headers={"Retry-After": "1"})
+            freshness = self.context.freshness()
+        return freshness
+
     async def answer(
         self, request: web.Request, service: ServiceName | None, render: Callable[[], Rendered]
     ) -> web.Response:
         """Answer a conditional read: 200, or 304, at once or (`Prefer: wait`) when `service` changes.
 
-        `render` is asked again after every change, and may raise Problem where the resource has gone.
+        `render` is asked again after every change, and may raise Problem where the resource has gone. The answer
+        says how old it is (RFC 9111) and whether every registry can be heard.
         """
+        freshness = await self.fresh(request)
+        response = await self._answer(request, service, render)
+        say_age(response, freshness)
+        return response
+
+    async def _answer(
+        self, request: web.Request, service: ServiceName | None, render: Callable[[], Rendered]
+    ) -> web.Response:
         rendered = render()
         known = request.headers.get("If-None-Match")
         if known is None:
@@ -264,6 +310,12 @@ async def _without_slash(request: web.Request) -> str | None:
     return None if isinstance(found.http_exception, web.HTTPNotFound) else shorter
 
 
+def say_age(response: web.StreamResponse, freshness: Freshness) -> None:
+    """Say how old an answer from the catalog may be, in seconds, and whether the registries can be heard."""
+    response.headers["Age"] = str(int(freshness.age_s))
+    response.headers["Registry-Connected"] = "true" if freshness.connected else "false"
+
+
 def set_common_headers(response: web.StreamResponse, request_id: str | None) -> None:
     """Set what every answer carries; the id only where there is one."""
     headers = response.headers
@@ -280,6 +332,11 @@ def matches(condition: str, etag: str) -> bool:
     return any(f'"{tag}"' == etag for _, tag in _ENTITY_TAG.findall(condition))
 
 
+def _stored(etag: str) -> str:
+    """Return the part of an ETag that stands for what is stored; where it has no parts, all of it."""
+    return etag.strip('"').partition("+")[0]
+
+
 def require(request: web.Request, etag: str | None) -> bool:
     """Check the preconditions of a write; `etag` is the resource's, None where it does not exist.
 
@@ -293,7 +350,7 @@ def require(request: web.Request, etag: str | None) -> bool:
             raise invalid([Fault(header=name, detail=detail)])
     if if_match is not None:
         strong = {f'"{tag}"' for weak, tag in _ENTITY_TAG.findall(if_match) if not weak}
-        if etag is None or (if_match.strip() != "*" and etag not in strong):
+        if etag is None or (if_match.strip() != "*" and _stored(etag) not in map(_stored, strong)):
             now = "it does not exist" if etag is None else f"its ETag is {etag}"
             raise Problem(PRECONDITION_FAILED, f"If-Match asks for {if_match}, but {now}", current=etag)
     if if_none_match is not None and etag is not None and matches(if_none_match, etag):

@@ -33,6 +33,7 @@ from controlplane.api.views import Heartbeat, InstanceView
 from controlplane.api.writing import (
     Stored,
     ask,
+    deregister,
     gone,
     not_writable,
     store,
@@ -69,7 +70,9 @@ async def put_instance(edge: Edge, request: web.Request) -> web.Response:
     refuse_script(instance, edge.context.script_problem)
     entry = edge.context.live.current.entry(key)
     require(request, None if entry is None else tag_of(edge, entry))
-    expected = entry.instance if entry is not None and "If-Match" in request.headers else None
+    # One that the guard holds is in no registry that could compare it: it is registered anew.
+    compared = entry is not None and not entry.held and "If-Match" in request.headers
+    expected = entry.instance if entry is not None and compared else None
     try:
         stored = await store(edge, instance, expected=expected)
     except (Conflict, UnknownInstance):
@@ -114,7 +117,8 @@ async def patch_instance(edge: Edge, request: web.Request) -> web.Response:
         instance = _patched(entry.instance, patch)
         refuse_script(instance, edge.context.script_problem)
         try:
-            return await _answer(edge, await store(edge, instance, expected=entry.instance))
+            # One that the guard holds is in no registry: it is registered anew.
+            return await _answer(edge, await store(edge, instance, expected=None if entry.held else entry.instance))
         except UnknownInstance:
             raise _missing(edge, entry) from None
         except Conflict:
@@ -167,7 +171,7 @@ async def delete_instance(edge: Edge, request: web.Request) -> web.Response:
     if delay_s > 0:
         return await _drain(edge, key, delay_s)
     before = live.current.revision
-    there = await ask(edge, "deregister", edge.context.registry.delete(key))
+    there = await deregister(edge, key)
     revision = await gone(edge, key, before)
     if revision is not None:
         return web.Response(status=204, headers={"Revision": live.label(revision)})
@@ -183,7 +187,9 @@ async def _drain(edge: Edge, key: InstanceKey, delay_s: float) -> web.Response:
         await ask(edge, "drain", edge.context.registry.drain(key, delay_s))
     except UnknownInstance:
         entry = live.current.entry(key)
-        if entry is not None and entry.registry != edge.context.registry.name:
+        if entry is not None and entry.held:
+            await ask(edge, "release", edge.context.registry.release(str(key)))
+        elif entry is not None and entry.registry != edge.context.registry.name:
             raise not_writable(entry) from None
         return web.Response(status=204)
 
@@ -206,7 +212,10 @@ async def heartbeat(edge: Edge, request: web.Request) -> web.Response:
         expires_in = await ask(edge, "heartbeat", edge.context.registry.heartbeat(key))
     except UnknownInstance:
         entry = known_entry(edge, key.service, key.id)
-        raise _missing(edge, entry) from None
+        if not entry.held or entry.registry != edge.context.registry.name:
+            raise _missing(edge, entry) from None
+        await store(edge, entry.instance)  # its lease ran out while the guard held it: it is back
+        expires_in = entry.instance.ttl
     headers = {"Cache-Control": "no-store", "Content-Type": "application/json"}
     return web.Response(body=orjson.dumps(Heartbeat(expires_in=expires_in)), headers=headers)
 

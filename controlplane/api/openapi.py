@@ -17,6 +17,8 @@ HEADERS: Mapping[str, str] = {
     "ETag": "The version of this document, for `If-None-Match` and `If-Match`.",
     "Revision": "The revision that the answer shows, or that the write made: `<epoch>.<n>`, opaque.",
     "Location": "Where the resource is.",
+    "Age": "How many seconds ago the registries were last known to have said everything that the answer rests on.",
+    "Registry-Connected": "`false` while a registry cannot be heard: what it said last is answered with.",
     "Link": 'The next page, as `rel="next"`.',
     "Preference-Applied": "Which `Prefer` was honoured.",
 }

@@ -80,7 +80,7 @@ class Operation:
 NOT_MODIFIED = Answer(
     status=304,
     description="Still what `If-None-Match` names.",
-    headers=("ETag", "Revision", "Preference-Applied"),
+    headers=("ETag", "Revision", "Age", "Registry-Connected", "Preference-Applied"),
 )
 
 
@@ -90,6 +90,6 @@ def shown(model: Any, description: str, *more: Any, headers: tuple[str, ...] = (
         status=200,
         description=description,
         models=(model, *more),
-        headers=("ETag", "Revision", "Preference-Applied", *headers),
+        headers=("ETag", "Revision", "Age", "Registry-Connected", "Preference-Applied", *headers),
     )
     return found, NOT_MODIFIED

@@ -128,6 +128,12 @@ INSTANCE_ID = Parameter(
     description="The instance's id, unique within its service.",
     schema={"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,253}$", "examples": ["user-service-10.0.1.100-8080"]},
 )
+HOLD = Parameter(
+    name="id",
+    place="path",
+    description="The hold's id: a service's name, or `_everything`.",
+    schema={"type": "string", "examples": ["user-service"]},
+)
 NODE_ID = Parameter(
     name="node_id",
     place="path",

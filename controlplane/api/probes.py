@@ -49,7 +49,7 @@ def _verbose(readiness: Readiness, *, ready: bool) -> str:
 
 async def health(edge: Edge, _: web.Request) -> web.Response:
     """Sum the process up in one word, for people and load balancers; 200 as long as it answers."""
-    view = HealthView(status=edge.context.readiness.health())
+    view = HealthView(status=edge.context.readiness.health(), last_known_good=edge.context.freshness().stale)
     return web.Response(body=orjson.dumps(view), content_type="application/json", headers=_NO_STORE)
 
 

@@ -68,6 +68,9 @@ UNKNOWN_INSTANCE = ProblemType(
 UNKNOWN_RESOURCE = ProblemType(
     "unknown-resource", 404, "The resource is not known", "No raw xDS resource of this type has this name."
 )
+UNKNOWN_HOLD = ProblemType(
+    "unknown-hold", 404, "The hold is not known", "The mass-loss guard holds nothing of this id."
+)
 UNKNOWN_PROXY = ProblemType("unknown-proxy", 404, "The proxy is not known", "No proxy of this node id is connected.")
 METHOD_NOT_ALLOWED = ProblemType(
     "method-not-allowed", 405, "The method is not allowed here", "`Allow` lists the methods of this resource."
@@ -132,6 +135,7 @@ PROBLEM_TYPES: Sequence[ProblemType] = (
     CROSS_SITE,
     NOT_FOUND,
     UNKNOWN_SERVICE,
+    UNKNOWN_HOLD,
     UNKNOWN_INSTANCE,
     UNKNOWN_PROXY,
     UNKNOWN_RESOURCE,
@@ -250,7 +254,7 @@ def invalid(faults: Sequence[Fault]) -> Problem:
 
 def unknown_service(name: str) -> Problem:
     """Return the problem of a service that does not exist."""
-    return Problem(UNKNOWN_SERVICE, f"no service is named {name!r}; GET /api/v1/services lists them")
+    return Problem(UNKNOWN_SERVICE, f"no service is named {name!r}; GET /api/v1/services lists them, POST registers")
 
 
 def unknown_proxy(node_id: str) -> Problem:
@@ -260,7 +264,9 @@ def unknown_proxy(node_id: str) -> Problem:
 
 def unknown_instance(service: str, instance_id: str) -> Problem:
     """Return the problem of an instance that does not exist."""
-    return Problem(UNKNOWN_INSTANCE, f"service {service!r} has no instance {instance_id!r}")
+    path = f"/api/v1/services/{service}/instances/{instance_id}"
+    detail = f"service {service!r} has no instance {instance_id!r}; if its ttl ran out, register it again: PUT {path}"
+    return Problem(UNKNOWN_INSTANCE, detail)
 
 
 def from_aiohttp(error: web.HTTPException, request: web.BaseRequest, *, meant: str | None = None) -> Problem:

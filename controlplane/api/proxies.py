@@ -26,6 +26,7 @@ from controlplane.api.problems import INVALID, UNKNOWN_PROXY, unknown_proxy
 from controlplane.api.reading import next_link
 from controlplane.api.refusals import MAX_REFUSALS, RefusedView, refused_view
 from controlplane.api.views import timestamp
+from controlplane.api.waits import waits_for
 from controlplane.model import Locality
 from xds.status import ProxyStatus, Refusal, ResourceStatus, State, TypeStatus
 from xds.typenames import message_name
@@ -51,7 +52,8 @@ class ProxyTypeView:
 
     `state`: NOT_SENT, STALE (sent and not acknowledged), SYNCED, or ERROR (the newest was refused). `subscribed` is
     the number of names asked for, null where it asked for everything. `refused` names what is quarantined after the
-    last acknowledgement; `refusals` are the first twenty resources that the proxy refuses now, each with what is wrong.
+    last acknowledgement. `waits_for` says in words what has to happen before a STALE or NOT_SENT type is in step.
+    `refusals` are the first twenty resources that the proxy refuses now, each with what is wrong.
     """
 
     type: str
@@ -65,6 +67,7 @@ class ProxyTypeView:
     acked_revision: str
     acked_at: str | None
     refused: tuple[str, ...]
+    waits_for: tuple[str, ...]
     nacks: int
     last_nack: RefusalView | None
     refusals: tuple[RefusedView, ...]
@@ -157,6 +160,11 @@ async def get_proxy(edge: Edge, request: web.Request) -> web.Response:
         type_url: _refused(connected, node_id, type_url) if status.nacks else []
         for type_url, status in proxy.types.items()
     }
+    waits = {
+        type_url: waits_for(type_url, connected.waiting(node_id, type_url))
+        for type_url, status in proxy.types.items()
+        if status.state in (State.STALE, State.NOT_SENT)
+    }
     catalog, revision = edge.context.live.current, edge.context.live.revision
 
     def rendered() -> bytes:
@@ -164,7 +172,7 @@ async def get_proxy(edge: Edge, request: web.Request) -> web.Response:
             type_url: tuple(refused_view(resource, refusal, catalog) for resource, refusal in resources)
             for type_url, resources in refused.items()
         }
-        return orjson.dumps(_view(proxy, views, revision), default=str)
+        return orjson.dumps(_view(proxy, views, waits, revision), default=str)
 
     # Reading messages back takes about a millisecond each: streams must not wait for it.
     body = await asyncio.to_thread(rendered)
@@ -193,7 +201,12 @@ def _item(proxy: ProxyStatus) -> ProxyItem:
     )
 
 
-def _view(proxy: ProxyStatus, refusals: Mapping[str, tuple[RefusedView, ...]], revision: str) -> ProxyView:
+def _view(
+    proxy: ProxyStatus,
+    refusals: Mapping[str, tuple[RefusedView, ...]],
+    waits: Mapping[str, tuple[str, ...]],
+    revision: str,
+) -> ProxyView:
     node = proxy.node
     return ProxyView(
         node_id=node.id,
@@ -213,12 +226,16 @@ def _view(proxy: ProxyStatus, refusals: Mapping[str, tuple[RefusedView, ...]], r
             )
             for stream in proxy.streams
         ),
-        types=tuple(_type(proxy, status, refusals[url]) for url, status in sorted(proxy.types.items())),
+        types=tuple(
+            _type(proxy, status, refusals[url], waits.get(url, ())) for url, status in sorted(proxy.types.items())
+        ),
         revision=revision,
     )
 
 
-def _type(proxy: ProxyStatus, status: TypeStatus, refusals: tuple[RefusedView, ...]) -> ProxyTypeView:
+def _type(
+    proxy: ProxyStatus, status: TypeStatus, refusals: tuple[RefusedView, ...], waits: tuple[str, ...]
+) -> ProxyTypeView:
     nack = status.last_nack
     return ProxyTypeView(
         type=message_name(status.type_url),
@@ -232,6 +249,7 @@ def _type(proxy: ProxyStatus, status: TypeStatus, refusals: tuple[RefusedView, .
         acked_revision=status.acked_revision,
         acked_at=None if status.acked_at is None else timestamp(status.acked_at),
         refused=status.refused,
+        waits_for=waits,
         nacks=status.nacks,
         last_nack=None
         if nack is None

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
-from controlplane.api.edge import Edge, Rendered, hashed
+from controlplane.api.edge import Edge, Rendered, hashed, say_age
 from controlplane.api.operations import BASE, CONDITIONAL, Operation, shown
 from controlplane.api.parameters import (
     CURSOR,
@@ -30,6 +30,7 @@ from controlplane.api.problems import (
     unknown_instance,
     unknown_service,
 )
+from controlplane.api.repeated import READ, Read
 from controlplane.api.views import (
     InstanceView,
     Picked,
@@ -142,13 +143,12 @@ async def get_service(edge: Edge, request: web.Request) -> web.Response:
     def render() -> Rendered:
         service = known_service(edge, name)
         ready = edge.ready_bytes.get(service, raw_query)
-        if edge.context.metrics is not None:
-            edge.context.metrics.cache_read(ready is not None)
         if ready is None:
             ready = _render_service(edge, request, service)
             edge.ready_bytes.put(service, raw_query, ready)
         return ready
 
+    request[READ] = Read(service=ServiceName(name), query=raw_query, known=request.headers.get("If-None-Match"))
     return await edge.answer(request, ServiceName(name), render)
 
 
@@ -177,6 +177,7 @@ async def get_instance(edge: Edge, request: web.Request) -> web.Response:
 async def pick_instance(edge: Edge, request: web.Request) -> web.Response:
     """Answer with one instance, chosen by a strategy."""
     query = read_query(request, (STRATEGY, KEY))
+    freshness = await edge.fresh(request)
     service = known_service(edge, request.match_info["name"])
     catalog = edge.context.live.current
 
@@ -200,7 +201,9 @@ async def pick_instance(edge: Edge, request: web.Request) -> web.Response:
     }
     revision = edge.context.live.label(service.revision)
     # Every call chooses anew: the tag tells equal answers, it does not make the choice last.
-    return hashed(orjson.dumps(document), revision).response()
+    response = hashed(orjson.dumps(document), revision).response()
+    say_age(response, freshness)
+    return response
 
 
 async def get_health(edge: Edge, request: web.Request) -> web.Response:

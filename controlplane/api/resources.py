@@ -12,16 +12,21 @@ import orjson
 from aiohttp import web
 
 from controlplane.api.bodies import read_object
-from controlplane.api.edge import Edge, Rendered, hashed, require
+from controlplane.api.cautions import cautions
+from controlplane.api.edge import Edge, Rendered, guarded, hashed, require
 from controlplane.api.faults import pointer
 from controlplane.api.operations import BASE, CONDITIONAL, Answer, Body, Operation, shown
 from controlplane.api.parameters import (
     CREATE_ONLY,
+    CURSOR,
+    DEFAULT_LIMIT,
     IF_MATCH,
+    LIMIT,
     NODE_CLUSTERS,
     NODE_ZONES,
     RESOURCE_NAME,
     RESOURCE_TYPE,
+    cursor_after,
     read_query,
 )
 from controlplane.api.problems import (
@@ -37,15 +42,16 @@ from controlplane.api.problems import (
     Problem,
     invalid,
 )
+from controlplane.api.reading import next_link
 from controlplane.api.writing import ask, resource_visible
 from controlplane.catalog import RawEntry
 from controlplane.model import RawResource, ResourceKey
 from controlplane.raw.compile import Compiled
-from controlplane.raw.overlay import dangling, holders, lost, owner
+from controlplane.raw.overlay import holders, lost, owner
 from controlplane.raw.reading import MAX_DEPTH, Unreadable
 from controlplane.raw.references import Reference
 from controlplane.translate.redaction import REDACTED, hidden_places, redacted
-from xds.typenames import WORDS, message_name, type_url_of
+from xds.typenames import WORDS, type_url_of
 from xds.types import VIRTUAL_HOST
 
 RESOURCES = "resources"
@@ -60,7 +66,7 @@ class RawResourceView:
 
     `version` is what proxies are told, a hash of the content. `state` is `suppressed` while a service has the name, or
     another virtual host a domain of this one, which `detail` then says; its other domains are served. `warnings` name
-    what the resource refers to and does not exist now.
+    what the resource refers to and does not exist now, and inline certificates that ought to be renewed.
     """
 
     type: str
@@ -89,9 +95,10 @@ class RawResourceItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawResourceList:
-    """Show raw resources by type and name, all of them."""
+    """Show one page of raw resources, by type URL and name."""
 
     items: tuple[RawResourceItem, ...]
+    next: str | None
     revision: str
 
 
@@ -154,10 +161,7 @@ def _view(edge: Edge, raw: RawResource) -> RawResourceView:
     warnings: tuple[str, ...] = ()
     if not isinstance(compiled, str):
         version = compiled.version
-        warnings = tuple(
-            f"{message_name(type_url)} {name!r} does not exist: what refers to it waits, or fails its requests"
-            for type_url, name in dangling(edge.context.live.current, compiled.refs)
-        )
+        warnings = cautions(compiled, edge.context.live.current, edge.context.wall_clock())
     return RawResourceView(
         type=WORDS[raw.type_url],
         type_url=raw.type_url,
@@ -173,7 +177,8 @@ def _view(edge: Edge, raw: RawResource) -> RawResourceView:
 
 
 def _render(edge: Edge, raw: RawResource, revision: int) -> Rendered:
-    return hashed(orjson.dumps(_view(edge, raw)), edge.context.live.label(revision))
+    stored = orjson.dumps((raw.body, raw.node_clusters, raw.node_zones))
+    return guarded(orjson.dumps(_view(edge, raw)), stored, edge.context.live.label(revision))
 
 
 def _known(edge: Edge, key: ResourceKey) -> RawEntry:
@@ -201,36 +206,43 @@ async def get_resource(edge: Edge, request: web.Request) -> web.Response:
     return await edge.answer(request, None, render)
 
 
-def _listed(edge: Edge, type_url: str | None) -> Rendered:
+def _listed(edge: Edge, request: web.Request, query: Mapping[str, Any], type_url: str | None) -> Rendered:
     catalog = edge.context.live.current
-    hosts = _hosts(edge)
-    items = tuple(
-        RawResourceItem(
-            type=WORDS[key.type_url],
-            type_url=key.type_url,
-            name=key.name,
-            node_clusters=entry.resource.node_clusters,
-            node_zones=entry.resource.node_zones,
-            state=_state(edge, entry.resource, _compiled(edge, entry.resource), hosts)[0],
-        )
-        for key, entry in sorted(catalog.raw.items())
-        if type_url is None or key.type_url == type_url
-    )
+    limit: int = query.get("limit", DEFAULT_LIMIT)
+    after_type, _, after_name = str(query.get("cursor", "")).partition(" ")
+    after = ResourceKey(after_type, after_name)
+    keys = sorted(key for key in catalog.raw if key > after and (type_url is None or key.type_url == type_url))
+    page = keys[:limit]
+    hosts = _hosts(edge) if any(key.type_url == VIRTUAL_HOST for key in page) else {}
+    items = tuple(_item(edge, catalog.raw[key].resource, hosts) for key in page)
+    following = cursor_after(f"{page[-1].type_url} {page[-1].name}") if len(keys) > limit else None
     label = edge.context.live.label(max((entry.revision for entry in catalog.raw.values()), default=0))
-    return hashed(orjson.dumps(RawResourceList(items=items, revision=label)), label)
+    document = RawResourceList(items=items, next=following, revision=label)
+    return hashed(orjson.dumps(document), label, next_link(request, following))
+
+
+def _item(edge: Edge, raw: RawResource, hosts: Mapping[Reference, ResourceKey]) -> RawResourceItem:
+    return RawResourceItem(
+        type=WORDS[raw.type_url],
+        type_url=raw.type_url,
+        name=raw.name,
+        node_clusters=raw.node_clusters,
+        node_zones=raw.node_zones,
+        state=_state(edge, raw, _compiled(edge, raw), hosts)[0],
+    )
 
 
 async def list_resources(edge: Edge, request: web.Request) -> web.Response:
-    """Answer with all raw resources."""
-    read_query(request, ())
-    return await edge.answer(request, None, lambda: _listed(edge, None))
+    """Answer with one page of raw resources."""
+    query = read_query(request, (LIMIT, CURSOR))
+    return await edge.answer(request, None, lambda: _listed(edge, request, query, None))
 
 
 async def list_resources_of_type(edge: Edge, request: web.Request) -> web.Response:
-    """Answer with the raw resources of a type."""
-    read_query(request, ())
+    """Answer with one page of the raw resources of a type."""
+    query = read_query(request, (LIMIT, CURSOR))
     type_url = _type_url(request)
-    return await edge.answer(request, None, lambda: _listed(edge, type_url))
+    return await edge.answer(request, None, lambda: _listed(edge, request, query, type_url))
 
 
 async def put_resource(edge: Edge, request: web.Request) -> web.Response:
@@ -306,8 +318,8 @@ OPERATIONS = (
         group=RESOURCES,
         summary="List the raw xDS resources",
         handler=list_resources,
-        parameters=CONDITIONAL,
-        answers=shown(RawResourceList, "The resources, by type and name."),
+        parameters=(LIMIT, CURSOR, *CONDITIONAL),
+        answers=shown(RawResourceList, "One page of the resources, by type URL and name.", headers=("Link",)),
         problems=(INVALID,),
     ),
     Operation(
@@ -317,8 +329,8 @@ OPERATIONS = (
         group=RESOURCES,
         summary="List the raw xDS resources of a type",
         handler=list_resources_of_type,
-        parameters=(RESOURCE_TYPE, *CONDITIONAL),
-        answers=shown(RawResourceList, "The resources, by name."),
+        parameters=(RESOURCE_TYPE, LIMIT, CURSOR, *CONDITIONAL),
+        answers=shown(RawResourceList, "One page of the resources, by name.", headers=("Link",)),
         problems=(INVALID,),
     ),
     Operation(
@@ -341,9 +353,9 @@ OPERATIONS = (
         group=RESOURCES,
         summary="Set a raw xDS resource",
         description="One resource in proto3 JSON, canonical or with the proto's own field names; `@type` may be left "
-        "out. What a client would refuse is refused here, by pointer, and nothing is stored. A reference to what does "
-        "not exist is accepted with a warning. The name inside is the path's. A virtual host is named "
-        "`<route configuration>/<name>` and found on demand by each of its domains.",
+        "out. What a client would refuse is refused here, by pointer, and nothing is stored; docs/content-rules.md "
+        "explains ids such as C-02. A reference to what does not exist is accepted with a warning. The name inside is "
+        "the path's. A virtual host is named `<route configuration>/<name>` and found on demand by its domains.",
         handler=put_resource,
         parameters=(RESOURCE_TYPE, RESOURCE_NAME, NODE_CLUSTERS, NODE_ZONES, IF_MATCH, CREATE_ONLY),
         tail="name",

@@ -1,19 +1,25 @@
-"""Run the application so that what never reaches it is answered as a problem document too.
+"""Run the application so that what never reaches it is answered as it should be, too.
 
 aiohttp answers broken HTTP (and an unknown `Expect`) before any middleware runs, as plain text and in its own name.
-Only the class of its connections has a say in that, and only a runner of one's own can choose that class.
+And it reads every request anew, where `repeated` knows by the bytes alone what is asked. Only the class of its
+connections has a say in either, and only a runner of one's own can choose that class.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from controlplane.api.edge import set_common_headers
 from controlplane.api.problems import BAD_REQUEST, INTERNAL, UNSUPPORTED_MEDIA_TYPE, Problem, from_aiohttp
+from controlplane.api.repeated import REPEATED, RepeatedReads
 
 _MAX_DETAIL_CHARS = 200
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Runner(web.AppRunner):
@@ -29,21 +35,62 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+        repeated = self.app[REPEATED]
         return _Server(
-            _without_plain_text(made.request_handler),
+            repeated,
+            _learning(repeated, _without_plain_text(made.request_handler)),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
         )
 
 
 class _Server(web.Server):
+    def __init__(self, repeated: RepeatedReads, handler: _Handler, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._repeated = repeated
+
     def __call__(self) -> web.RequestHandler:
-        # None switches the access log off, which the annotation leaves out.
-        return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
+        return _Connection(self, self._repeated)
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ()
+    """Answer what is recognised at once, and have the rest read.
+
+    aiohttp offers no way to do so: the names that begin with an underscore are its own. A request is taken by its bytes
+    only where it comes alone, in one piece, on a connection that has nothing else to do: never ahead of another's
+    answer, never as a part of a longer message.
+    """
+
+    __slots__ = ("_between", "_repeated", "alone")
+
+    def __init__(self, server: _Server, repeated: RepeatedReads) -> None:
+        # None switches the access log off, which the annotation leaves out.
+        super().__init__(server, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
+        self._repeated = repeated
+        self._between = True
+        self.alone: bytes | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Answer bytes that are known as a request; else let them be read."""
+        waiter = self._waiter
+        idle = self._between and waiter is not None and not waiter.done() and not self._messages
+        # After its first request, for only then does the connection end where nothing comes for long.
+        if idle and self._keepalive and not self.writing_paused:
+            answer = self._repeated.answer(data)
+            if answer is not None and self.transport is not None:
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                self.transport.write(answer)
+                return
+        count = self._request_count
+        super().data_received(data)
+        # One message without a body, and its end is the end of what came: then the next bytes begin a request.
+        self._between = (
+            self._request_count == count + 1
+            and data.endswith(b"\r\n\r\n")
+            and bool(self._messages)
+            and self._messages[-1][1] is EMPTY_PAYLOAD
+        )
+        self.alone = data if idle and self._between else None
 
     def handle_error(
         self,
@@ -71,9 +118,17 @@ class _Connection(web.RequestHandler):
         return _last(problem)
 
 
-def _without_plain_text(
-    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+def _learning(repeated: RepeatedReads, handle: _Handler) -> _Handler:
+    async def handled(request: web.BaseRequest) -> web.StreamResponse:
+        response = await handle(request)
+        if isinstance(request.protocol, _Connection) and request.protocol.alone is not None:
+            repeated.learn(request, request.protocol.alone, response.status)
+        return response
+
+    return handled
+
+
+def _without_plain_text(handle: _Handler) -> _Handler:
     async def handled(request: web.BaseRequest) -> web.StreamResponse:
         try:
             return await handle(request)

@@ -36,6 +36,7 @@ class HealthCheckView:
 class InstanceView:
     """Show an instance: what was registered, and (read-only) what is known about it.
 
+    `held`: its registry has lost it, and the mass-loss guard keeps it offered all the same.
     `address` is what proxies are given, null while the host has not been resolved. `since` is when the status was
     reached, null where it was never judged. `revision` is that of its last change, null where the write has not
     reached this process's catalog yet.
@@ -55,6 +56,7 @@ class InstanceView:
     status: HealthStatus
     since: str | None
     registry: str
+    held: bool
     address: str | None
     revision: str | None
 
@@ -155,9 +157,13 @@ class PolicyView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthView:
-    """Sum up the process: `starting` until ready for the first time, `degraded` while any check fails."""
+    """Sum up the process: `starting` until ready for the first time, `degraded` while any check fails.
+
+    `last_known_good`: a registry has not spoken since the start, and what a former process last knew is served.
+    """
 
     status: Health
+    last_known_good: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +247,7 @@ def instance_view(entry: Entry, *, address: str | None, revision: str | None, de
         status=entry.status,
         since=timestamp(entry.verdict.since) if judged and entry.verdict is not None else None,
         registry=entry.registry,
+        held=bool(entry.held),
         address=address,
         revision=revision,
     )

@@ -24,7 +24,7 @@ from controlplane.model import (
     ServiceName,
     same_instance,
 )
-from controlplane.registry import AddressTaken, Conflict, RegistryError, UnknownInstance
+from controlplane.registry import AddressTaken, Conflict, ReadOnly, RegistryError, UnknownInstance
 
 _REGISTRY_TIMEOUT_S = 10.0
 
@@ -34,7 +34,8 @@ T = TypeVar("T")
 async def ask(edge: Edge, operation: str, call: Awaitable[T]) -> T:
     """Await a registry's write, bounded and counted.
 
-    Raises Problem for a taken address and an unavailable registry; Conflict and UnknownInstance pass.
+    Raises Problem for a taken address, and a registry that takes no such writes or is unavailable; Conflict and
+    UnknownInstance pass.
     """
     outcome = "failure"
     try:
@@ -48,6 +49,9 @@ async def ask(edge: Edge, operation: str, call: Awaitable[T]) -> T:
     except (Conflict, UnknownInstance):
         outcome = "refused"
         raise
+    except ReadOnly as error:
+        outcome = "refused"
+        raise Problem(CONFLICT, str(error), registry=edge.context.registry.name) from None
     except TimeoutError:
         detail = f"the registry did not answer within {_REGISTRY_TIMEOUT_S:g} s; the write may or may not stand"
         raise Problem(REGISTRY_UNAVAILABLE, detail, headers={"Retry-After": "1"}) from None
@@ -75,6 +79,18 @@ async def store(edge: Edge, instance: Instance, *, expected: Instance | None = N
     return Stored(instance=instance, new=new, before=before)
 
 
+async def deregister(edge: Edge, key: InstanceKey) -> bool:
+    """Remove an instance from the registry; return whether it had one. Raises as `ask` does.
+
+    Of one that only the mass-loss guard still holds, the guard is told to let go.
+    """
+    there = await ask(edge, "deregister", edge.context.registry.delete(key))
+    entry = edge.context.live.current.entry(key)
+    if not there and entry is not None and entry.held:
+        await ask(edge, "release", edge.context.registry.release(str(key)))
+    return there
+
+
 async def visible(edge: Edge, stored: Stored, within_s: float | None = None) -> Entry | None:
     """Return the entry that the write made, once the catalog has it; None where the time ends first."""
     live = edge.context.live
@@ -82,7 +98,8 @@ async def visible(edge: Edge, stored: Stored, within_s: float | None = None) -> 
 
     def made() -> Entry | None:
         entry = live.current.entry(key)
-        if entry is not None and same_instance(entry.instance, stored.instance):
+        # One that is still held looks the same, and is not yet what the registry has.
+        if entry is not None and not entry.held and same_instance(entry.instance, stored.instance):
             return entry
         revision = _in_history(
             edge,

@@ -123,7 +123,11 @@ def bootstrap(
     ] = None,
     xds: Annotated[
         str | None,
-        typer.Option("--xds", help="HOST:PORT of the control plane; 127.0.0.1:18000, or with `rest` 127.0.0.1:8090."),
+        typer.Option(
+            "--xds",
+            help="HOST:PORT of the control plane, or of several with commas between; 127.0.0.1:18000, or with `rest` "
+            "127.0.0.1:8090.",
+        ),
     ] = None,
     protocol: Annotated[
         Protocol, typer.Option(help="Delta sends only what changed; rest polls the REST API, where gRPC cannot pass.")
@@ -144,7 +148,7 @@ def bootstrap(
     from controlplane.bootstrap import grpc_bootstrap  # noqa: PLC0415
 
     own = "127.0.0.1:8090" if protocol is Protocol.REST and not grpc else "127.0.0.1:18000"
-    xds_host, xds_port = host_and_port(own if xds is None else xds, "--xds")
+    control_planes = [host_and_port(each.strip(), "--xds") for each in (own if xds is None else xds).split(",")]
     if not node:
         fail("--node is empty: clients are told apart by it, such as `--node edge-1`", USAGE)
     if grpc:
@@ -156,7 +160,7 @@ def bootstrap(
         }
         if given := [option for option, is_given in of_envoys.items() if is_given]:
             fail(f"{', '.join(given)}: only an Envoy's bootstrap knows that; leave it out with --grpc", USAGE)
-        text = grpc_bootstrap(node_id=node, cluster=cluster, xds_host=xds_host, xds_port=xds_port)
+        text = grpc_bootstrap(node_id=node, cluster=cluster, xds=control_planes)
         typer.echo(text, nl=False)
         return
     if not cluster:
@@ -165,8 +169,7 @@ def bootstrap(
     text = make(
         node_id=node,
         cluster=cluster,
-        xds_host=xds_host,
-        xds_port=xds_port,
+        xds=control_planes,
         protocol=protocol.value,
         admin_host=admin_host,
         admin_port=admin_port,
@@ -180,7 +183,7 @@ def bootstrap(
 def render(
     file: Annotated[Path, typer.Option("--file", "-f", exists=True, dir_okay=False, help="YAML file of services.")],
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", file_okay=False, help="With `-o files`: the folder to write.")
+        Path | None, typer.Argument(metavar="DIR", file_okay=False, help="With `-o files`: the folder to write.")
     ] = None,
     output: Annotated[
         RenderFormat, typer.Option("--output", "-o", help="The form of what is printed; files go to DIR.")

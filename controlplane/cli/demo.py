@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
-from controlplane.app import StartError, control_plane, require_free
+from controlplane.app import control_plane
 from controlplane.bootstrap import bootstrap
 from controlplane.cli.run import configure_logs, run
 from controlplane.local_envoy import EnvoyMissing, LocalEnvoy, envoy_binary
+from controlplane.ports import StartError, require_free
 from controlplane.settings import Loaded
 
 SERVICE = "demo"
@@ -47,8 +48,7 @@ async def _demo(loaded: Loaded, admin_port: int, stop: asyncio.Event) -> None:
             bootstrap=bootstrap(
                 node_id="local-gateway",
                 cluster="gateway",
-                xds_host="127.0.0.1",
-                xds_port=running.xds_port,
+                xds=[("127.0.0.1", running.xds_port)],
                 protocol="delta",
                 admin_host="127.0.0.1",
                 admin_port=admin_port,

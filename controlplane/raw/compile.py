@@ -13,10 +13,11 @@ from envoy_data_plane.envoy.service.runtime.v3 import Runtime
 
 from controlplane.model import RawResource, ResourceKey
 from controlplane.raw import lint
+from controlplane.raw.certificates import Certificate, NoCertificate, certificates
 from controlplane.raw.reading import RawFault, Unreadable, read
 from controlplane.raw.references import Reference, references
 from xds.encode import Encoder
-from xds.types import Resource
+from xds.types import ENDPOINT, VIRTUAL_HOST, Resource
 
 _BOOTSTRAP_CLUSTER = "xds_cluster"
 """The cluster of every bootstrap of ours by which Envoy reaches the control plane; Envoy ignores another (C-16)."""
@@ -26,12 +27,13 @@ _BOOTSTRAP_CLUSTER = "xds_cluster"
 class Compiled:
     """Hold what a raw resource becomes: one resource, or one for each domain of a virtual host.
 
-    `version` names the content, whatever it is that is published of it.
+    `version` names the content, whatever it is that is published of it. `certificates` are those that stand in it.
     """
 
     resources: tuple[Resource, ...]
     version: str
     refs: frozenset[Reference]
+    certificates: tuple[Certificate | NoCertificate, ...] = ()
 
 
 class Compiler:
@@ -62,9 +64,13 @@ class Compiler:
 
     def _compile(self, raw: RawResource) -> Compiled:
         document: Mapping[str, Any] = orjson.loads(raw.body)
-        reading = read(raw.type_url, document)
+        misnamed = _name_faults(raw, document)
+        try:
+            reading = read(raw.type_url, document)
+        except Unreadable as error:
+            raise Unreadable([*misnamed, *error.faults]) from None
         message = reading.message
-        if found := [*_name_faults(raw, message), *_required(message), *lint.faults(reading.parts)]:
+        if found := [*misnamed, *_required(message), *lint.faults(reading.parts)]:
             raise Unreadable(found)
         refs = references(reading.parts)
         whole = Resource.of(raw.name, self._encoder.encode(message), refs=refs)
@@ -72,7 +78,7 @@ class Compiler:
             table = raw.name.rpartition("/")[0]
             made = (_on_demand(message, f"{table}/{each}", each, refs, self._encoder) for each in message.domains)
             return Compiled(tuple(made), whole.version, refs)
-        return Compiled((whole,), whole.version, refs)
+        return Compiled((whole,), whole.version, refs, certificates(reading.parts))
 
 
 def _on_demand(host: VirtualHost, name: str, domain: str, refs: frozenset[Reference], encoder: Encoder) -> Resource:
@@ -85,18 +91,18 @@ def _on_demand(host: VirtualHost, name: str, domain: str, refs: frozenset[Refere
     return Resource.of(name, body, refs=refs, aliases=(name,))
 
 
-def inner_name(message: betterproto2.Message) -> str:
-    """Return the name that a resource carries inside."""
-    named: Any = message
-    return str(named.cluster_name if isinstance(message, ClusterLoadAssignment) else named.name)
+def _name_faults(raw: RawResource, document: Mapping[str, Any]) -> list[RawFault]:
+    """Check that the name inside is the path's (C-16, G-09); a virtual host's may leave its table's out.
 
-
-def _name_faults(raw: RawResource, message: betterproto2.Message) -> list[RawFault]:
-    """Check that the name inside is the path's (C-16, G-09); a virtual host's may leave its table's out."""
-    field = "cluster_name" if isinstance(message, ClusterLoadAssignment) else "name"
-    found = inner_name(message)
+    Asked of the document, so that it is told along with what keeps that from being read.
+    """
+    spellings = ("cluster_name", "clusterName") if raw.type_url == ENDPOINT else ("name",)
+    field = next((each for each in spellings if document.get(each) is not None), spellings[0])
+    found = document.get(field) or ""
+    if not isinstance(found, str):
+        return []  # reading it says so
     allowed = {raw.name}
-    if isinstance(message, VirtualHost):
+    if raw.type_url == VIRTUAL_HOST:
         table, _, last = raw.name.rpartition("/")
         if not table or not last:
             detail = f"a virtual host's path ends with <route configuration>/<name>, found {raw.name!r}"
@@ -104,7 +110,7 @@ def _name_faults(raw: RawResource, message: betterproto2.Message) -> list[RawFau
         allowed.add(last)
     if found not in allowed:
         return [RawFault((field,), f"must be {raw.name!r}, as the path says, found {found!r} (C-16)")]
-    if field == "name" and found == _BOOTSTRAP_CLUSTER:
+    if found == _BOOTSTRAP_CLUSTER and raw.type_url != ENDPOINT:
         return [RawFault((field,), f"{found!r} is the bootstrap's own cluster, which Envoy does not replace (C-16)")]
     return []
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from betterproto2 import Message
-from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType
+from envoy_data_plane.envoy.config.cluster.v3 import Cluster, ClusterDiscoveryType, ClusterLbPolicy
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion, ConfigSource, DataSource, SocketAddress
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, LocalityLbEndpoints
 from envoy_data_plane.envoy.config.listener.v3 import Listener
@@ -48,6 +48,13 @@ _MATCHERS = ("prefix", "path", "safe_regex", "connect_matcher", "path_separated_
 _ACTIONS = ("route", "redirect", "direct_response", "filter_action", "non_forwarding_action")
 _SECRETS = ("tls_certificate", "session_ticket_keys", "validation_context", "generic_secret")
 _CONTENTS = ("filename", "inline_bytes", "inline_string", "environment_variable")
+_CONFIGURED_CLUSTERS: Final = {
+    "envoy.clusters.aggregate": "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig",
+    "envoy.clusters.dynamic_forward_proxy": "type.googleapis.com/"
+    "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+}
+"""Types of clusters that are nothing without a configuration, and balance by themselves."""
+
 _SOURCES = ("path", "path_config_source", "api_config_source", "ads", "self")
 _ADS = '{"ads": {}, "resource_api_version": "V3"}'
 _NOT_SELF = f"Envoy knows no self here; {_ADS} is the same stream, and gRPC takes it too"
@@ -89,6 +96,24 @@ def _cluster(cluster: Cluster) -> Iterator[tuple[Path, str]]:
         groups = cluster.load_assignment.endpoints
         if len(groups) != 1 or len(groups[0].lb_endpoints) != 1:
             yield ("load_assignment",), "a cluster of type LOGICAL_DNS has exactly one endpoint (C-09)"
+
+
+def _own_type(cluster: Cluster) -> Iterator[tuple[Path, str]]:
+    """Check a cluster whose type is an extension, and who balances: one without what its type needs never warms."""
+    custom = cluster.cluster_type
+    provided = cluster.lb_policy == ClusterLbPolicy.CLUSTER_PROVIDED
+    if custom is not None and not custom.name:
+        yield ("cluster_type", "name"), "required, but missing"
+    if custom is not None and custom.typed_config is None and custom.name in _CONFIGURED_CLUSTERS:
+        detail = f'required: an object with "@type": "{_CONFIGURED_CLUSTERS[custom.name]}"'
+        yield ("cluster_type", "typed_config"), detail
+    balances = (custom is not None and custom.name in _CONFIGURED_CLUSTERS) or (
+        cluster.type == ClusterDiscoveryType.ORIGINAL_DST
+    )
+    if balances and not provided and cluster.load_balancing_policy is None:
+        yield ("lb_policy",), "must be CLUSTER_PROVIDED: clusters of this type balance by themselves"
+    if provided and custom is None and not balances:
+        yield ("lb_policy",), "CLUSTER_PROVIDED goes with types that balance by themselves, such as ORIGINAL_DST"
 
 
 def unplaced(assignment: ClusterLoadAssignment) -> Iterator[tuple[Path, str]]:
@@ -310,7 +335,7 @@ def _config_source(source: ConfigSource) -> Iterator[tuple[Path, str]]:
 
 
 _CHECKS: Final[Mapping[type[Message], tuple[Check, ...]]] = {
-    Cluster: (_cluster,),
+    Cluster: (_cluster, _own_type),
     ClusterLoadAssignment: (_assignment,),
     LocalityLbEndpoints: (_locality,),
     SocketAddress: (_socket_address,),

@@ -30,6 +30,11 @@ class Limit:
         """Tell whether a node may have it."""
         return (not self.clusters or node.cluster in self.clusters) and (not self.zones or node.zone in self.zones)
 
+    def __str__(self) -> str:
+        """Spell it for people."""
+        named = (("clusters", self.clusters), ("zones", self.zones))
+        return " in ".join(f"{what} {', '.join(names)}" for what, names in named if names) or "everyone"
+
 
 _EVERYONE = Limit()
 _MAX_PLACES = 1024

@@ -148,7 +148,7 @@ class WritableRegistry(Registry, Protocol):
         ...
 
     async def release(self, hold: str) -> None:
-        """Tell every control plane that shares the registry to let go a hold of the mass-loss guard (`Release`)."""
+        """Tell every control plane that shares the registry what the mass-loss guard is to let go (`Release`)."""
         ...
 
     async def put_policy(self, service: ServiceName, policy: Policy) -> bool:

@@ -69,15 +69,43 @@ CACHE_HIT_RATIO = Family(
     name="service_discovery_cache_hit_ratio",
     kind="gauge",
     fixed=True,
-    help="Share of REST reads since the start that ready bytes answered, 0 to 1; 1 before the first.",
+    help="Share of REST reads of the catalog since the start that were answered from memory, 0 to 1; the others had to "
+    "wait for a registry. 1 before the first.",
     query="service_discovery_cache_hit_ratio",
 )
 CACHE_READS = Family(
     name="sd_cache_reads_total",
     kind="counter",
-    help="REST reads that ready bytes answered (hit), or that were rendered first (miss).",
+    help="REST reads of the catalog: answered from memory (hit), or only once a registry had spoken (miss).",
     labels={"outcome": "`hit`, `miss`"},
     query='sum(rate(sd_cache_reads_total{outcome="hit"}[5m])) / sum(rate(sd_cache_reads_total[5m]))',
+)
+REGISTRY_CONNECTED = Family(
+    name="sd_registry_connected",
+    kind="gauge",
+    help="Whether a registry can be heard: 1, or 0 while what it said last stands.",
+    labels={"registry": "`memory`, `consul`, `etcd`, `kubernetes`"},
+    query="sd_registry_connected == 0",
+)
+REGISTRY_AGE = Family(
+    name="sd_registry_age_seconds",
+    kind="gauge",
+    help="How long ago a registry was last known to have said everything.",
+    labels={"registry": "`memory`, `consul`, `etcd`, `kubernetes`"},
+    query="max by (registry) (sd_registry_age_seconds) > 60",
+)
+REGISTRY_STALE = Family(
+    name="sd_registry_last_known_good",
+    kind="gauge",
+    help="Whether a former process's state is served in place of a registry that has not spoken since the start.",
+    labels={"registry": "`memory`, `consul`, `etcd`, `kubernetes`"},
+    query="sd_registry_last_known_good == 1",
+)
+HELD_INSTANCES = Family(
+    name="sd_guard_held_instances",
+    kind="gauge",
+    help="Instances that their registry has lost and the mass-loss guard keeps offering.",
+    query="sd_guard_held_instances > 0",
 )
 REVISION = Family(
     name="sd_revision",
@@ -179,6 +207,10 @@ FAMILIES: tuple[Family, ...] = (
     HEALTH_CHECK_DURATION,
     CACHE_HIT_RATIO,
     CACHE_READS,
+    REGISTRY_CONNECTED,
+    REGISTRY_AGE,
+    REGISTRY_STALE,
+    HELD_INSTANCES,
     REVISION,
     INSTANCES,
     PUBLICATIONS,

@@ -7,7 +7,8 @@ all it reads of the catalog is immutable.
 
 import platform
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, exposition
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -59,8 +60,9 @@ _SHORT_NAMES = {
 class Metrics:
     """Count what happens and show it in Prometheus' formats.
 
-    `registries` names those in use, whose counters are shown from the start: an alert on a series that does not
-    exist yet never fires. `tally` counts the xDS clients when somebody scrapes.
+    `ages` gives the age of each registry in use, in seconds; their counters are shown from the start: an alert on a
+    series that does not exist yet never fires. `stale` names those in whose place the disk speaks. `tally` counts the
+    xDS clients when somebody scrapes.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class Metrics:
         *,
         version: str,
         registry: CollectorRegistry | None = None,
-        registries: Sequence[str] = ("memory",),
+        ages: Mapping[str, Callable[[], float]] = MappingProxyType({"memory": lambda: 0.0}),
+        stale: Callable[[], frozenset[str]] = frozenset,
         tally: Callable[[], Tally] = lambda: Tally(clients={}, refused={}),
     ) -> None:
         self.families = FAMILIES
@@ -84,7 +87,7 @@ class Metrics:
         self._oversized = self._counter(families.XDS_OVERSIZED)
         self._acks = self._histogram(families.XDS_ACK)
         self._http = self._histogram(families.HTTP_REQUESTS)
-        for name in registries:
+        for name in ages:
             for operation in OPERATIONS:
                 for outcome in OUTCOMES:
                     self._operations.labels(name, operation, outcome)
@@ -98,8 +101,9 @@ class Metrics:
             self._oversized.labels(short)
             for meaning in MEANINGS:
                 self._requests.labels(short, meaning)
-        # Looking labels up costs more than counting, and these are counted for every client of every change.
+        # Looking labels up costs more than counting, and these are counted for every client of every change or read.
         self._requests_by: dict[tuple[str, str], Counter] = {}
+        self._http_by: dict[tuple[str, str, int], Histogram] = {}
         self._responses_by = {url: self._responses.labels(short) for url, short in _SHORT_NAMES.items()}
         self._acks_by = {url: self._acks.labels(short) for url, short in _SHORT_NAMES.items()}
         self._hits = self._reads.labels("hit")
@@ -107,6 +111,7 @@ class Metrics:
         self._hit_count = 0
         self._read_count = 0
         self._registry.register(_FromCatalog(live, version, self.cache_hit_ratio))
+        self._registry.register(_FromRegistries(ages, live, stale))
         self._registry.register(_FromStreams(tally))
         ProcessCollector(registry=self._registry)
 
@@ -119,7 +124,7 @@ class Metrics:
         self._checks.labels(check_type).observe(duration_s)
 
     def cache_read(self, hit: bool) -> None:
-        """Count a read of a service: answered by ready bytes, or rendered first."""
+        """Count a read of the catalog: answered from memory, or only once a registry had spoken."""
         self._read_count += 1
         if hit:
             self._hit_count += 1
@@ -128,12 +133,17 @@ class Metrics:
             self._misses.inc()
 
     def cache_hit_ratio(self) -> float:
-        """Return the share of reads that ready bytes answered; 1 before the first."""
+        """Return the share of reads that were answered from memory; 1 before the first."""
         return self._hit_count / self._read_count if self._read_count else 1.0
 
     def http_request(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Note a request; `route` is the path's template, never the path."""
-        self._http.labels(method if method in _METHODS else OTHER, route, status).observe(duration_s)
+        key = (method, route, status)
+        if (histogram := self._http_by.get(key)) is None:
+            histogram = self._http.labels(method if method in _METHODS else OTHER, route, status)
+            if method in _METHODS:
+                self._http_by[key] = histogram
+        histogram.observe(duration_s)
 
     def publication(self, reason: str) -> None:
         """Count a publication; for the words see REASONS."""
@@ -235,6 +245,34 @@ class _FromCatalog(Collector):
                     by_status[entry.status] += 1
             counted = self._counted = (catalog, services, by_status)
         return counted[1], counted[2]
+
+
+class _FromRegistries(Collector):
+    """Read off the registries how they are."""
+
+    def __init__(
+        self, ages: Mapping[str, Callable[[], float]], live: LiveCatalog, stale: Callable[[], frozenset[str]]
+    ) -> None:
+        self._ages = ages
+        self._live = live
+        self._stale = stale
+
+    def describe(self) -> Iterator[Metric]:
+        for family in (families.REGISTRY_CONNECTED, families.REGISTRY_AGE, families.REGISTRY_STALE):
+            yield _gauge(family)
+        yield _gauge(families.HELD_INSTANCES)
+
+    def collect(self) -> Iterator[Metric]:
+        catalog, stale = self._live.current, self._stale()
+        connected, age, from_disk = (
+            _gauge(family) for family in (families.REGISTRY_CONNECTED, families.REGISTRY_AGE, families.REGISTRY_STALE)
+        )
+        for name, age_s in self._ages.items():
+            connected.add_metric((name,), float(name in catalog.synced and name not in catalog.lost))
+            age.add_metric((name,), age_s())
+            from_disk.add_metric((name,), float(name in stale))
+        yield from (connected, age, from_disk)
+        yield _gauge(families.HELD_INSTANCES, sum(bool(entry.held) for entry in catalog.entries()))
 
 
 class _FromStreams(Collector):

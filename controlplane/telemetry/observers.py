@@ -1,10 +1,13 @@
 """What the core reports, turned into metrics and logs: it observes itself nowhere else."""
 
 import time
+from collections.abc import Hashable
 
 import structlog
 
+from controlplane.guard import Notice
 from controlplane.telemetry.metrics import Metrics
+from controlplane.views import NodeGroup
 from xds.history import safe_words
 from xds.protocol import Acked, Closed, Nacked, Regrouped, Sent, Subscribed
 from xds.protocol import Event as StreamEvent
@@ -33,6 +36,36 @@ class PublicationObserver:
     def refused(self, service: str, problems: list[str]) -> None:
         """Say loudly that a service is held back."""
         self._log.error("publish.refused", service=service, problems=problems)
+
+
+class IntakeObserver:
+    """Say loudly what registries do to us, and what the mass-loss guard does about it."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("controlplane.registry")
+
+    def registry_lost(self, registry: str, reason: str) -> None:
+        """Warn that a registry cannot be heard."""
+        self._log.warning("registry.lost", registry=registry, reason=reason, message="what it said last stands")
+
+    def registry_synced(self, registry: str) -> None:
+        """Say that a registry has said everything there is."""
+        self._log.info("registry.synced", registry=registry)
+
+    def held(self, notice: Notice) -> None:
+        """Say whom the guard holds, and how to let go."""
+        self._log.error(
+            "guard.held",
+            hold=notice.id,
+            reason=notice.reason,
+            instances=notice.instances,
+            some=[str(key) for key in notice.keys[:_MAX_NAMES]],
+            remedy=f"they stay offered; to let them go now: POST /api/v1/guard/{notice.id}/release",
+        )
+
+    def released(self, notice: Notice) -> None:
+        """Say that a hold has ended."""
+        self._log.warning("guard.released", hold=notice.id, instances=notice.instances)
 
 
 class StreamObserver:
@@ -82,10 +115,20 @@ class StreamObserver:
                         message="a gRPC client takes 4 MiB unless told otherwise; a delta client is sent parts",
                     )
             case Regrouped():
-                self._log.info("xds.regrouped", node_id=info.node.id, peer=info.peer, group=str(info.group))
+                self._log.info("xds.regrouped", node_id=info.node.id, peer=info.peer, **_told(info.group))
             case Closed():
                 self._open.discard(info.id)
                 self._metrics.streams(-1)
                 self._log.info("xds.disconnected", node_id=info.node.id, peer=info.peer)
             case _:
                 pass
+
+
+def _told(group: Hashable) -> dict[str, object]:
+    """Say in plain words what a node is told from now on: as which client, and which limited raw resources."""
+    if not isinstance(group, NodeGroup):
+        return {"group": str(group)}
+    told: dict[str, object] = {"client": str(group.flavour.client), "transport": str(group.flavour.transport)}
+    if group.gateway_port:
+        told["gateway_port"] = group.gateway_port
+    return told | {"raw_resources_for": sorted(str(limit) for limit in group.audience)}

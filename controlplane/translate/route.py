@@ -19,6 +19,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 
 from controlplane import plan, routing
+from controlplane.model import ServiceName
 from controlplane.policy import HashOn, Policy
 from controlplane.translate.names import GATEWAY
 from xds.encode import Encoder, frame
@@ -33,9 +34,10 @@ ANY_HOST = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frames:
-    """Hold a service's part of the route configuration, and the policy that it was made of."""
+    """Hold a service's part of the route configuration, and the policy and aliases that it was made of."""
 
     policy: Policy
+    aliases: tuple[ServiceName, ...]
     virtual_host: bytes
     by_path: bytes
 
@@ -49,7 +51,8 @@ class GatewayRoutes:
     def resource(self, planned: Iterable[plan.Cluster]) -> Resource:
         """Spell the routes to these clusters, in any order; other services are forgotten."""
         clusters = sorted(planned, key=lambda cluster: cluster.name)
-        self._frames = {cluster.name: self._part(cluster) for cluster in clusters}
+        aliases = routing.free_aliases(clusters)
+        self._frames = {cluster.name: self._part(cluster, aliases.get(cluster.name, ())) for cluster in clusters}
         parts = self._frames.values()
         by_path = b"".join(part.by_path for part in parts)
         any_host = frame(1, ANY_HOST.encode()) + frame(2, ANY_HOST.encode()) + by_path
@@ -58,15 +61,20 @@ class GatewayRoutes:
         )
         return Resource.of(GATEWAY, body, refs=[(CLUSTER, cluster.name) for cluster in clusters])
 
-    def _part(self, cluster: plan.Cluster) -> _Frames:
+    def _part(self, cluster: plan.Cluster, aliases: tuple[ServiceName, ...]) -> _Frames:
         known = self._frames.get(cluster.name)
-        if known is not None and (known.policy is cluster.policy or known.policy == cluster.policy):
+        if (
+            known is not None
+            and known.aliases == aliases
+            and (known.policy is cluster.policy or known.policy == cluster.policy)
+        ):
             return known
-        routes = routing.service_routes(cluster)
+        routes = routing.service_routes(cluster, aliases)
         return _Frames(
             policy=cluster.policy,
+            aliases=aliases,
             virtual_host=frame(2, virtual_host(routes)),
-            by_path=frame(3, route(routes.by_path)),
+            by_path=b"".join(frame(3, route(each)) for each in routes.by_path),
         )
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from intakes import intake_of
 
 from controlplane import api
 from controlplane.health import CheckReport
+from controlplane.intake import Intake
 from controlplane.live import LiveCatalog
 from controlplane.model import HealthCheck, InstanceKey
 from controlplane.pick import Picker
@@ -21,6 +23,7 @@ from controlplane.registry.memory import MemoryRegistry
 from xds.types import Node, Snapshot
 
 EPOCH = "e"
+NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z, whatever day it is
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Running:
 
     client: TestClient[Any, Any]
     live: LiveCatalog
+    intake: Intake
     registry: MemoryRegistry
     readiness: Readiness
     reports: Reports
@@ -118,6 +122,7 @@ async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Runn
     registry = changes.pop("registry", None)
     if registry is None:
         registry = MemoryRegistry(journal=None, clock=clock, call_later=lambda _delay, _call: _Timer())
+    intake = intake_of(live)
     reports, metrics, readiness = Reports(), Counted(), Readiness()
     errors: list[Exception] = []
     ids = count(1)
@@ -125,6 +130,8 @@ async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Runn
         **{
             "live": live,
             "registry": registry,
+            "guard": intake,
+            "freshness": lambda: api.Freshness(age_s=0.0, connected=True, known=True, stale=False),
             "picker": Picker(random=random.Random(7), clock=clock),
             "reports": reports,
             "readiness": readiness,
@@ -136,19 +143,21 @@ async def running(*, silent: bool = False, **changes: Any) -> AsyncIterator[Runn
             "version": "1.2.3",
             "report_error": lambda error, _request_id: errors.append(error),
             "monotonic": clock,
+            "wall_clock": lambda: NOW,
             "random": lambda: 0.0,
             "request_id": lambda: f"r{next(ids)}",
             **changes,
         }
     )
     async with AsyncExitStack() as stack:
-        task = asyncio.create_task(asyncio.Event().wait() if silent else registry.run(live.apply))
+        task = asyncio.create_task(asyncio.Event().wait() if silent else registry.run(intake.heard))
         client: TestClient[Any, Any] = TestClient(Server(api.build(context), host="127.0.0.1"))
         await stack.enter_async_context(client)
         try:
             yield Running(
                 client=client,
                 live=live,
+                intake=intake,
                 registry=registry,
                 readiness=readiness,
                 reports=reports,

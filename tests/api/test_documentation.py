@@ -15,7 +15,7 @@ from controlplane.api import discovery, reference
 from controlplane.api.openapi import path_parameters
 from controlplane.api.table import OPERATIONS
 from controlplane.health import CheckReport
-from controlplane.model import HealthStatus, Judged
+from controlplane.model import HealthStatus, Judged, Missing
 from xds.messages import Acked, Nacked, Sent, Subscribed
 from xds.standing import Standing, State
 from xds.status import Status, StreamInfo
@@ -254,6 +254,15 @@ async def test_every_real_answer_is_as_described(start):
     await ask("GET", f"{base}/services/web/policy", 200)
     await ask("PUT", f"{base}/services/web/policy", 400, {"strategy": "x"})
     await ask("DELETE", f"{base}/services/web/policy", 204)
+    await ask("GET", f"{base}/guard", 200)
+    await ask("GET", f"{base}/guard?x=1", 400)
+    await ask("POST", f"{base}/guard/web/release", 404)
+    for number in range(4):
+        await it.register("leased", host=f"10.0.1.{number}", id=f"i{number}")
+    lost = tuple(key("leased", f"i{number}") for number in range(4))
+    it.intake.heard(Missing(keys=lost, registry="memory", reason="ttl expired"))
+    await ask("GET", f"{base}/guard", 200)
+    await ask("POST", f"{base}/guard/leased/release", 200)
     runtime = {"name": "rt", "layer": {"a": 1}}
     await ask("PUT", f"{base}/xds/runtimes/rt", 201, runtime)
     await ask("PUT", f"{base}/xds/runtimes/rt?node_zones=eu-1", 200, runtime)

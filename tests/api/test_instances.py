@@ -132,7 +132,9 @@ async def test_a_heartbeat_says_how_long_the_lease_runs(edge):
 
     assert await edge.json("PUT", f"{PATH}/heartbeat", 200) == {"expires_in": 20}
     assert await edge.json("PUT", "/api/v1/services/web/instances/b/heartbeat", 200) == {"expires_in": None}
-    assert (await edge.json("PUT", "/api/v1/services/web/instances/c/heartbeat", 404))["type"].endswith("instance")
+    gone = await edge.json("PUT", "/api/v1/services/web/instances/c/heartbeat", 404)
+    assert gone["type"].endswith("instance")
+    assert gone["detail"].endswith("register it again: PUT /api/v1/services/web/instances/c")
     assert (await edge.json("PUT", "/api/v1/services/x/instances/c/heartbeat", 404))["type"].endswith("service")
 
 

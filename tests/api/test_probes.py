@@ -58,7 +58,7 @@ async def test_health_is_one_word(edge, health):
     health.reason = "lost"
     seen.append(await edge.json("GET", "/health", 200))
 
-    assert seen == [{"status": "starting"}, {"status": "ok"}, {"status": "degraded"}]
+    assert seen == [{"status": status, "last_known_good": False} for status in ("starting", "ok", "degraded")]
 
 
 async def test_what_is_not_required_degrades_and_no_more(edge):
@@ -68,7 +68,7 @@ async def test_what_is_not_required_degrades_and_no_more(edge):
         200,
         "[-]registry/consul disconnected (not required)\nready\n",
     )
-    assert await edge.json("GET", "/health", 200) == {"status": "degraded"}
+    assert await edge.json("GET", "/health", 200) == {"status": "degraded", "last_known_good": False}
 
 
 def test_names_of_checks_are_unique():

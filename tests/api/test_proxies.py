@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +11,17 @@ import grpc
 import grpc.aio
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
-from envoy_data_plane.envoy.config.core.v3 import DataSource, TransportSocket, TypedExtensionConfig
+from envoy_data_plane.envoy.config.core.v3 import (
+    AggregatedConfigSource,
+    ApiVersion,
+    ConfigSource,
+    DataSource,
+    TransportSocket,
+    TypedExtensionConfig,
+)
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CommonTlsContext,
+    SdsSecretConfig,
     Secret,
     TlsCertificate,
     UpstreamTlsContext,
@@ -37,6 +45,7 @@ from xds.status import State, Status
 from xds.types import CLUSTER, EXTENSION, SECRET, Resource, ResourceSet, Snapshot
 
 EDGE = "/api/v1/proxies/edge-1"
+NEVER = timedelta(0)  # Envoy waits for ever
 
 
 def cluster(name: str, *, timeout_s: float = 1.0, **fields: Any) -> Resource:
@@ -65,6 +74,15 @@ class Fleet:
 
     async def of(self, kind: type[Event], count: int = 1) -> None:
         await self._until(lambda: sum(isinstance(event, kind) for event in self.events) >= count, 5)
+
+    async def lacks(self, *names: str) -> None:
+        """Wait until these are all that the unacknowledged clusters of the one proxy refer to in vain."""
+
+        def found() -> tuple[str, ...]:
+            waiting = self.status.waiting("edge-1", CLUSTER)
+            return () if waiting is None else tuple(lack.name for lack in waiting.lacks if lack.asked)
+
+        await self._until(lambda: found() == names, 15)
 
     async def stand(self, **expected: State) -> None:
         """Wait until the clusters of the one proxy stand so."""
@@ -103,6 +121,7 @@ async def fleet() -> AsyncIterator[Fleet]:
         ready=lambda: True,
         identifier="cp",
         on_event=it.heard,
+        ack_timeout_s=2.0,
         handlers=[ClientStatus(it.status).handler()],
     )
     it.port = await server.start("127.0.0.1", 0)
@@ -377,6 +396,40 @@ async def test_the_cluster_that_a_real_envoy_refuses_is_shown_in_its_words_until
 
         assert (await types())["Cluster"]["refusals"] == []
         assert (await client_status(fleet.port))["web"].config_status is ConfigStatus.SYNCED
+
+
+@pytest.mark.e2e
+async def test_a_cluster_that_a_real_envoy_cannot_warm_shows_what_it_waits_for(start, fleet, tmp_path):
+    it = await start(proxies=fleet.status)
+    source = ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3, initial_fetch_timeout=NEVER)
+    secret = SdsSecretConfig(name="edge-cert", sds_config=source)
+    tls = UpstreamTlsContext(common_tls_context=CommonTlsContext(tls_certificate_sds_secret_configs=[secret]))
+    plain = real.cluster("web")
+    message = replace(
+        Cluster.parse(plain.body), transport_socket=TransportSocket(name="tls", typed_config=AnyMessage.pack(tls))
+    )
+    cold = Resource.of("web", bytes(message), refs=[*plain.refs, (SECRET, "edge-cert")])
+    fleet.cache.set("all", real.snapshot("e.1", [real.cluster("a")], "a"))
+
+    async def waits() -> list[str]:
+        shown = await it.json("GET", EDGE, 200)
+        return next(each["waits_for"] for each in shown["types"] if each["type"] == "Cluster")
+
+    # SotW has no way to say that a secret does not exist; a delta client is told, and goes on without.
+    async with real.envoy(envoy_binary(), tmp_path, fleet.port, delta=False):
+        await fleet.stand(a=State.SYNCED)
+        assert await waits() == []
+
+        fleet.cache.set("all", real.snapshot("e.2", [real.cluster("a"), cold], "a", "web"))
+        await fleet.lacks("edge-cert")
+        assert await waits() == [
+            "Cluster 'web' refers to Secret 'edge-cert', which does not exist",
+            "the proxy has not acknowledged Cluster 'web', which Envoy does once they are warm",
+        ]
+
+        fleet.cache.set("all", real.snapshot("e.3", [real.cluster("a"), plain], "a", "web"))
+        await fleet.stand(a=State.SYNCED, web=State.SYNCED)
+        assert await waits() == []
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,22 @@
 """Raw xDS resources over REST: judged, stored, shown without what is private, never in place of a service's."""
 
+import base64
 import json
+from datetime import UTC, datetime
 from functools import reduce
 from typing import Any
 
 import orjson
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from controlplane.model import RawResource
 from controlplane.registry.journal import Journal
 from controlplane.registry.memory import MemoryRegistry
+from tests.api.conftest import NOW
 from xds.types import RUNTIME as RUNTIME_TYPE
 
 pytestmark = pytest.mark.unit
@@ -235,6 +242,27 @@ async def test_canonical_names_and_the_protos_own_are_the_same_resource(edge):
             id="a certificate of no content",
         ),
         pytest.param("virtual-hosts", {"name": "legacy", "domains": ["a"]}, "#", id="a virtual host of no table"),
+        pytest.param(
+            "clusters",
+            {"name": "legacy", "lb_policy": "CLUSTER_PROVIDED", "cluster_type": {"name": "envoy.clusters.aggregate"}},
+            "#/cluster_type/typed_config",
+            id="an aggregate of nothing",
+        ),
+        pytest.param(
+            "clusters",
+            {"name": "legacy", "lb_policy": "CLUSTER_PROVIDED", "cluster_type": {}},
+            "#/cluster_type/name",
+            id="a type of no name",
+        ),
+        pytest.param(
+            "clusters",
+            {**CLUSTER, "lb_policy": "CLUSTER_PROVIDED"},
+            "#/lb_policy",
+            id="a balancer that is not provided",
+        ),
+        pytest.param(
+            "clusters", {"name": "legacy", "type": "ORIGINAL_DST"}, "#/lb_policy", id="a balancer besides the provided"
+        ),
     ],
 )
 async def test_what_a_client_would_refuse_is_refused_with_its_place_and_not_stored(edge, type_, body, pointer):
@@ -329,13 +357,11 @@ async def test_one_that_was_stored_but_is_not_valid_any_more_says_so_in_the_list
         assert (await edge.json("GET", BASE, 200))["items"][0]["state"] == "invalid"
 
 
+ROUTE_TO_WEB = {"match": {"prefix": "/"}, "route": {"cluster": "web"}}
+
+
 async def test_a_reference_to_nothing_is_accepted_with_a_warning_that_goes_when_it_exists(edge):
-    route = {
-        "name": "r1",
-        "virtual_hosts": [
-            {"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "web"}}]}
-        ],
-    }
+    route = {"name": "r1", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [ROUTE_TO_WEB]}]}
     made = await edge.json("PUT", f"{BASE}/routes/r1", 201, route)
     assert any("'web'" in warning for warning in made["warnings"])
 
@@ -359,6 +385,74 @@ async def test_a_private_key_is_never_shown_nor_told_but_its_change_is(edge):
     assert after["version"] != before["version"]
 
 
+@pytest.mark.parametrize("spelling", ["cluster_name", "clusterName"])
+async def test_a_wrong_name_is_told_along_with_what_cannot_be_read(edge, spelling):
+    body = {spelling: "other", "endpoints": [{"localty": {}}]}
+
+    problem = await edge.json("PUT", f"{BASE}/endpoints/mine", 400, body)
+
+    assert faults(problem).keys() == {f"#/{spelling}", "#/endpoints/0/localty"}
+
+
+async def test_a_name_that_is_no_text_is_one_fault(edge):
+    problem = await edge.json("PUT", f"{BASE}/runtimes/rt", 400, {"name": 5, "layer": {}})
+
+    assert faults(problem).keys() == {"#/name"}
+
+
+@pytest.mark.parametrize("name", ["envoy.clusters.redis", "envoy.clusters.acme"])
+async def test_a_type_that_may_do_without_a_configuration_is_taken_without(edge, name):
+    await edge.json("PUT", f"{BASE}/clusters/legacy", 201, {"name": "legacy", "cluster_type": {"name": name}})
+
+
+def certificate(from_s: float, to_s: float, name: str = "edge.example") -> str:
+    """Return a certificate in PEM that is good between two moments, given in seconds from now."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    start, end = (datetime.fromtimestamp(NOW + each, UTC) for each in (from_s, to_s))
+    made = x509.CertificateBuilder(subject, subject, key.public_key(), 7, start, end).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize(
+    ("from_day", "to_day", "words"),
+    [
+        pytest.param(-10, 80, None, id="in the first third of its life"),
+        pytest.param(-61, 29, "expires at 2027-02-13T08:00:00.000Z", id="in the last third"),
+        pytest.param(-0.5, 0.6, None, id="short-lived, and not due"),
+        pytest.param(-90, -1, "expired at 2027-01-14T08:00:00.000Z", id="over"),
+        pytest.param(1, 90, "not valid before 2027-01-16T08:00:00.000Z", id="of the future"),
+    ],
+)
+@pytest.mark.parametrize("field", ["inline_string", "inline_bytes"])
+async def test_a_certificate_that_is_due_is_stored_with_a_warning(edge, from_day, to_day, words, field):
+    pem = certificate(from_day * 86_400, to_day * 86_400)
+    content = pem if field == "inline_string" else base64.b64encode(pem.encode()).decode()
+    body = {**SECRET, "tls_certificate": {**SECRET["tls_certificate"], "certificate_chain": {field: content}}}
+
+    warnings = (await edge.json("PUT", f"{BASE}/secrets/server", 201, body))["warnings"]
+
+    assert [words in warning and "'CN=edge.example'" in warning for warning in warnings] == ([True] if words else [])
+
+
+async def test_of_a_chain_each_certificate_is_looked_at_and_of_a_file_none(edge):
+    chain = certificate(-1e6, 1e7, "leaf") + certificate(-1e7, -1e6, "authority")
+    body = {**SECRET, "tls_certificate": {**SECRET["tls_certificate"], "certificate_chain": {"inline_string": chain}}}
+    (warning,) = (await edge.json("PUT", f"{BASE}/secrets/server", 201, body))["warnings"]
+    assert "'CN=authority' expired" in warning
+
+    body["tls_certificate"] = {**body["tls_certificate"], "certificate_chain": {"filename": "/etc/cert.pem"}}
+    assert (await edge.json("PUT", f"{BASE}/secrets/server", 200, body))["warnings"] == []
+
+
+@pytest.mark.parametrize("chain", ["chain", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+async def test_what_is_no_certificate_is_stored_with_a_warning(edge, chain):
+    body = {**SECRET, "tls_certificate": {**SECRET["tls_certificate"], "certificate_chain": {"inline_string": chain}}}
+    (warning,) = (await edge.json("PUT", f"{BASE}/secrets/server", 201, body))["warnings"]
+
+    assert "cannot be read" in warning
+
+
 async def test_what_an_answer_hid_is_not_taken_for_the_real_thing(edge):
     shown = await edge.json("PUT", f"{BASE}/secrets/server", 201, SECRET)
 
@@ -378,6 +472,50 @@ async def test_a_write_that_relies_on_an_older_state_is_refused(edge):
     await edge.json("PUT", f"{BASE}/runtimes/rt", 412, RUNTIME, headers={"If-None-Match": "*"})
     async with edge.client.get(f"{BASE}/runtimes/rt") as answer:
         assert answer.headers["Revision"] != revision
+
+
+async def test_a_write_relies_on_what_is_stored_and_not_on_what_is_shown_beside_it(edge):
+    route = {"name": "r1", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [ROUTE_TO_WEB]}]}
+    async with edge.client.put(f"{BASE}/routes/r1", json=route) as answer:
+        tag = answer.headers["ETag"]
+    await edge.register("web")  # its warning goes, and with it the answer is another one
+    async with edge.client.get(f"{BASE}/routes/r1", headers={"If-None-Match": tag}) as answer:
+        assert answer.status == 200
+        assert answer.headers["ETag"] != tag
+
+    changed = {**route, "virtual_hosts": []}
+    await edge.json("PUT", f"{BASE}/routes/r1", 200, changed, headers={"If-Match": tag})
+    await edge.json("PUT", f"{BASE}/routes/r1", 412, route, headers={"If-Match": tag})
+    await edge.json("DELETE", f"{BASE}/routes/r1", 412, headers={"If-Match": tag})
+
+
+async def test_other_limits_are_another_thing_that_is_stored(edge):
+    async with edge.client.put(f"{BASE}/runtimes/rt", json=RUNTIME) as answer:
+        tag = answer.headers["ETag"]
+    await edge.json("PUT", f"{BASE}/runtimes/rt?node_zones=eu-1", 200, RUNTIME)
+
+    await edge.json("PUT", f"{BASE}/runtimes/rt", 412, RUNTIME, headers={"If-Match": tag})
+
+
+async def test_resources_are_listed_page_by_page(edge):
+    for number in range(3):
+        await edge.json("PUT", f"{BASE}/runtimes/rt-{number}", 201, {"name": f"rt-{number}", "layer": {}})
+    await edge.json("PUT", f"{BASE}/secrets/server", 201, SECRET)
+
+    for path, expected in ((BASE, ["server", "rt-0", "rt-1", "rt-2"]), (f"{BASE}/RTDS", ["rt-0", "rt-1", "rt-2"])):
+        seen, link = [], f"{path}?limit=2"
+        while link is not None:
+            async with edge.client.get(link) as answer:
+                page = await answer.json()
+                header = answer.headers.get("Link")
+            assert len(page["items"]) <= 2
+            assert (header is None) == (page["next"] is None)
+            seen += [item["name"] for item in page["items"]]
+            link = page["next"] and f"{path}?limit=2&cursor={page['next']}"
+        assert seen == expected
+    whole = await edge.json("GET", BASE, 200)
+    assert (len(whole["items"]), whole["next"]) == (4, None)
+    assert (await edge.json("GET", f"{BASE}?limit=0", 400))["errors"][0]["parameter"] == "limit"
 
 
 async def test_the_same_resource_again_makes_no_revision(edge):

@@ -1,10 +1,12 @@
 """Reads show what the catalog holds, filtered, paged and cached as asked."""
 
+import asyncio
 import gc
 
 import pytest
 from builders import key, verdict
 
+from controlplane.api import Freshness
 from controlplane.api.edge import ReadyBytes, Rendered
 from controlplane.catalog import Service
 from controlplane.health import CheckReport
@@ -50,6 +52,7 @@ async def test_a_registered_instance_is_read_back_with_what_is_known_of_it(edge)
                 "status": "unknown",
                 "since": None,
                 "registry": "memory",
+                "held": False,
                 "address": "10.0.0.1",
                 "revision": "e.2",
             }
@@ -261,18 +264,45 @@ async def test_where_none_can_serve_the_answer_says_why(edge):
     assert "1 draining" in problem["detail"]
 
 
-async def test_reading_again_is_answered_from_ready_bytes_until_the_service_changes(edge):
+async def test_ready_bytes_show_a_change_at_once(edge):
     await edge.register("web")
-    await edge.register("other")
-    for _ in range(2):
-        await edge.json("GET", "/api/v1/services/web", 200)
-    await edge.register("other", host="10.0.0.2")
     await edge.json("GET", "/api/v1/services/web", 200)
     await edge.register("web", host="10.0.0.2")
     found = await edge.json("GET", "/api/v1/services/web", 200)
 
-    assert edge.metrics.hits == [False, True, True, False]
     assert len(found["instances"]) == 2
+
+
+async def test_an_answer_says_how_old_it_is_and_whether_the_registries_can_be_heard(start):
+    it = await start(freshness=lambda: Freshness(age_s=12.7, connected=False, known=True, stale=True))
+    await it.register("web")
+    for path in ("/services", "/services/web", "/services/web/instance", "/health/web"):
+        async with it.client.get(f"/api/v1{path}") as answer:
+            assert (answer.headers["Age"], answer.headers["Registry-Connected"]) == ("12", "false")
+
+
+async def test_a_read_before_any_registry_has_spoken_waits_for_it_and_counts_as_waited(start):
+    spoken = []
+    it = await start(freshness=lambda: Freshness(age_s=0.0, connected=True, known=bool(spoken), stale=False))
+    reading = asyncio.create_task(it.json("GET", "/api/v1/services/web", 200))
+    async with asyncio.timeout(10):
+        while not it.metrics.hits:
+            await asyncio.sleep(0)
+    spoken.append(True)
+    await it.register("web")
+
+    assert (await reading)["name"] == "web"
+    await it.json("GET", "/api/v1/services/web", 200)
+    assert it.metrics.hits == [False, True]
+
+
+async def test_a_silent_registry_is_not_an_empty_one(start):
+    it = await start(
+        freshness=lambda: Freshness(age_s=0.0, connected=False, known=False, stale=False), visible_within_s=0.01
+    )
+    problem = await it.json("GET", "/api/v1/services/web", 503)
+
+    assert problem["type"].endswith("registry-unavailable")
 
 
 def rendered(length):

@@ -1,6 +1,7 @@
 """The laws that can be read off the files."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,43 @@ def test_no_module_is_a_drawer_for_anything() -> None:
     assert named & drawers == set()
 
 
+def quoted_rules(path: Path) -> set[str]:
+    """Return the content rules that a module's messages quote; what docstrings and comments cite is not shown."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, documented)]
+    prose = {
+        id(statement.value)
+        for body in bodies
+        for statement in body
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    }
+    texts = (
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    )
+    return {rule for text in texts for rule in re.findall(r"\b(C-\d\d)\b", text)}
+
+
+def test_every_content_rule_that_a_message_quotes_is_explained_and_no_other() -> None:
+    page = (ROOT / "docs/content-rules.md").read_text()
+    explained = re.findall(r"^## (C-\d\d)$", page, re.MULTILINE)
+    quoted = set().union(*map(quoted_rules, (ROOT / "controlplane").rglob("*.py")))
+
+    assert explained == sorted(quoted)
+    for section in page.split("\n## ")[1:]:
+        assert re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE) == ["Rule", "Why", "Remedy"], section[:4]
+
+
 def test_constraints_name_no_place() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
 
     assert [line for line in lines if "==" not in line or "://" in line or "@" in line] == []
+
+
+@pytest.mark.parametrize("client", ["kubernetes", "aetcd", "consul"])
+def test_the_clients_of_registries_are_imported_only_where_they_are_used(client: str) -> None:
+    """Kubernetes' alone takes 70 MB and most of a second."""
+    asked = f"import sys, controlplane.app, controlplane.cli; sys.exit({client!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

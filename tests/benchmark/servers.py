@@ -3,32 +3,20 @@
 All hold the same fleet under the same names, are alone on free ports, and end with the block that started them.
 """
 
-import json
 import lzma
-import os
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from benchmark.processes import answers, post, quiet, running
 from harness import free_port
 
-PATIENCE_S = 60.0
-"""How long a server may take to start, to take its fleet in, or to stop."""
 _BATCH = 1_000
-_QUIET_S = 0.5
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 _ADDRESS = "10.{{mod (div .Svc 250) 250}}.{{mod .Svc 250}}.{{mod .Ep 250}}"
-
-
-class ServerFailed(Exception):
-    """Report a server that did not start or did not take its fleet in; the message has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +64,12 @@ def ours(row: Row, folder: Path) -> Iterator[Server]:
     """
     rest, xds = free_port(), free_port()
     environ = {"SERVICE_PORT": str(rest), "XDS_PORT": str(xds), "LOG_LEVEL": "WARNING", "LOG_FORMAT": "json"}
-    with _running([sys.executable, "-m", "controlplane", "serve"], environ, folder / "ours.log") as (process, log):
-        _answers(f"http://127.0.0.1:{rest}/readyz", process, log)
+    with running([sys.executable, "-m", "controlplane", "serve"], environ, folder / "ours.log") as (process, log):
+        answers(f"http://127.0.0.1:{rest}/readyz", process, log)
         api = f"http://127.0.0.1:{rest}/api/v1"
         for operations in _batches(row):
-            _post(f"{api}/instances:batch", {"operations": operations})
-        _quiet(process, log)
+            post(f"{api}/instances:batch", {"operations": operations})
+        quiet(process, log)
         yield Server(
             pid=process.pid,
             xds=f"127.0.0.1:{xds}",
@@ -101,9 +89,9 @@ def _peer(mode: str, binary: Path, row: Row, folder: Path) -> Iterator[Server]:
         *(str(binary), "-mode", mode, "-s", str(row.services), "-e", str(row.endpoints)),
         *("-grpc", f"127.0.0.1:{xds}", "-http", f"127.0.0.1:{http}"),
     ]
-    with _running(command, {}, folder / f"{mode}.log") as (process, log):
-        _answers(f"http://127.0.0.1:{http}/gc", process, log)
-        _quiet(process, log)
+    with running(command, {}, folder / f"{mode}.log") as (process, log):
+        answers(f"http://127.0.0.1:{http}/gc", process, log)
+        quiet(process, log)
         weight = "{{add 1 (mod .V 100)}}"
         bump = f"http://127.0.0.1:{http}/bump?service={{{{.Svc}}}}&ep={{{{.Ep}}}}&port={{{{.V}}}}&weight={weight}"
         want = ("-want-addr", _ADDRESS, "-want-port", "{{.V}}", "-want-weight", weight)
@@ -127,26 +115,6 @@ def known(bench: Path, folder: Path) -> Mapping[str, Start]:
     return {"ours": ours, **{mode: partial(_peer, mode, binary) for mode in ("snapshot", "linear")}}
 
 
-@contextmanager
-def _running(
-    command: list[str], environ: Mapping[str, str], log: Path
-) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    inherited = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env={**inherited, **environ}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
-        yield process, log
-    finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def _batches(row: Row) -> Iterator[list[object]]:
     operations: list[object] = [
         {
@@ -163,52 +131,3 @@ def _batches(row: Row) -> Iterator[list[object]]:
     ]
     for start in range(0, len(operations), _BATCH):
         yield operations[start : start + _BATCH]
-
-
-def _post(url: str, body: object) -> None:
-    request = urllib.request.Request(
-        url, method="POST", data=json.dumps(body).encode(), headers={"content-type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            answer.read()
-    except OSError as error:
-        raise ServerFailed(f"POST {url}: {error}") from error
-
-
-def _answers(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Wait until a GET is answered with 200."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=1.0) as answer:
-                answer.read()
-                return
-        except OSError:  # not listening yet, or a status that says: not yet
-            time.sleep(0.05)
-        if process.poll() is not None:
-            break
-    raise _failed(f"{url} did not answer", process, log)
-
-
-def _quiet(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Wait until the process has used next to no CPU for a while: then the fleet is in, whichever server it is."""
-    deadline = time.monotonic() + PATIENCE_S
-    before = _cpu_s(process.pid)
-    while time.monotonic() < deadline:
-        time.sleep(_QUIET_S)
-        now = _cpu_s(process.pid)
-        if now - before <= 0.04 * _QUIET_S:
-            return
-        before = now
-    raise _failed(f"still busy after {PATIENCE_S:g} s", process, log)
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-
-
-def _failed(what: str, process: "subprocess.Popen[bytes]", log: Path) -> ServerFailed:
-    end = "" if process.poll() is None else f"; it ended with status {process.returncode}"
-    return ServerFailed(f"{what}{end}; the end of its log: {log.read_text()[-500:]!r}")

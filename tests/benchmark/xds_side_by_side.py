@@ -20,7 +20,8 @@ from statistics import median
 
 from benchmark import comparison
 from benchmark.comparison import rounded, table
-from benchmark.servers import Row, ServerFailed, Start, known
+from benchmark.processes import ServerFailed
+from benchmark.servers import Row, Start, known
 from benchmark.xdsbench import Figures, RunFailed, run
 
 _PROTOCOLS = ("delta", "sotw")

@@ -63,6 +63,13 @@ def test_render_prints_what_envoys_would_be_told(cli: CliRunner) -> None:
     assert json.loads(result.stdout)["clusters"] == list(yaml.safe_load_all((case / "clusters.yaml").read_text()))
 
 
+def test_the_help_of_render_names_its_folder_in_one_pair_of_brackets(cli: CliRunner) -> None:
+    result = cli.invoke(app, ["render", "--help"], terminal_width=100)
+
+    assert "[DIR]" in result.stdout
+    assert "[[DIR]]" not in result.stdout
+
+
 def test_render_names_every_fault_and_exits_3(cli: CliRunner, tmp_path: Path) -> None:
     file = tmp_path / "services.yaml"
     file.write_text("services: {web: {instances: [{host: 10.0.0.1, port: 0}, {hots: x}]}}")

@@ -5,14 +5,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from registry.cluster import Cluster, a_service, a_slice, an_endpoint
 from registry.consul import consul_registry
 from registry.harness import Subject, VirtualClock
 from servers.consul import ConsulServer
+from servers.etcd import EtcdServer
 
-from controlplane.registry import WritableRegistry
+from controlplane.model import Instance
+from controlplane.registry import Sharing, WritableRegistry
+from controlplane.registry.etcd import Credentials, EtcdRegistry
 from controlplane.registry.journal import Journal
 from controlplane.registry.memory import MemoryRegistry
 
@@ -57,6 +62,25 @@ def memory_with_journal(request: pytest.FixtureRequest) -> Subject:
     return Subject(open=start, advance=clock.advance)
 
 
+def etcd(request: pytest.FixtureRequest) -> Subject:
+    server: EtcdServer = request.getfixturevalue("shared_etcd")
+    prefix: str = request.getfixturevalue("etcd_prefix")
+    members = itertools.count(1)
+
+    @asynccontextmanager
+    async def start() -> AsyncIterator[WritableRegistry]:
+        async with EtcdRegistry(
+            endpoints=[server.address],
+            prefix=prefix,
+            credentials=Credentials(),
+            sharing=Sharing(member=f"member-{next(members)}", ttl_s=10.0),
+            random=Random(1),
+        ) as registry:
+            yield registry
+
+    return Subject(open=start, shared=True)
+
+
 def consul(request: pytest.FixtureRequest) -> Subject:
     server: ConsulServer = request.getfixturevalue("consul")
     starts = itertools.count(1)
@@ -69,9 +93,28 @@ def consul(request: pytest.FixtureRequest) -> Subject:
     return Subject(open=start, shared=True)
 
 
+def kubernetes(request: pytest.FixtureRequest) -> Subject:
+    server = request.getfixturevalue("shared_kubernetes")
+    cluster = Cluster(server=server, namespace=request.getfixturevalue("kubernetes_namespace"))
+
+    async def put(_: WritableRegistry, instance: Instance) -> None:
+        endpoint = an_endpoint(instance.host, instance.id)
+        endpoint["conditions"] = {"ready": not instance.draining, "serving": True, "terminating": instance.draining}
+        await cluster.put(a_service(instance.name))
+        port = {"name": "http", "port": instance.port, "protocol": "TCP"}
+        await cluster.put(a_slice(instance.name, endpoint, name=instance.id, ports=[port]))
+
+    async def delete(_: WritableRegistry, instance: Instance) -> None:
+        await cluster.delete("EndpointSlice", instance.id)
+
+    return Subject(open=cluster.registry, put=put, delete=delete, shared=True)
+
+
 ENTRIES = {
     "memory": Entry(subject=memory, mark=pytest.mark.unit, remembers=False, virtual=True),
     "memory with a journal": Entry(subject=memory_with_journal, mark=pytest.mark.unit, virtual=True),
+    "etcd": Entry(subject=etcd, mark=pytest.mark.etcd),
+    "kubernetes": Entry(subject=kubernetes, mark=pytest.mark.k8s, takes_registrations=False),
     "consul": Entry(subject=consul, mark=pytest.mark.consul),
 }
 

@@ -4,10 +4,11 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from controlplane.model import (
     DeletePolicy,
+    HealthStatus,
     Instance,
     InstanceKey,
     Members,
@@ -100,6 +101,8 @@ class Told:
                     key=instance.key, target=target_of(instance), verdict=verdict, registry=event.registry
                 )
                 self._events.put_nowait(event)
+            case PutInstance(stated=Verdict(status=HealthStatus.HEALTHY)):
+                self._events.put_nowait(replace(event, stated=None))  # no news: it is what counts where none is stated
             case _:
                 self._events.put_nowait(event)
         self._moved.set()

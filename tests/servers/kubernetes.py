@@ -83,13 +83,17 @@ class KubernetesServer(Server):
             await super().start()
             await self._prepare()
         except BaseException:
-            await self.kill()
-            await self.store.kill()
+            await self._kill_both()
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        await self.kill()
-        await self.store.kill()
+        await self._kill_both()
+
+    async def _kill_both(self) -> None:
+        try:
+            await self.kill()
+        finally:
+            await self.store.kill()
 
     async def wipe(self) -> None:
         """Crash it and its store, lose all data, and start both empty, on the same ports."""

@@ -24,7 +24,7 @@ async def services(server: ConsulServer, token: str | None = None) -> list[str]:
     return [each["ServiceID"] for each in await server.request("GET", "/v1/catalog/service/web", token=token)]
 
 
-async def test_what_was_registered_survives_a_kill_on_the_same_port(tmp_path: Path) -> None:
+async def test_what_was_registered_survives_a_kill_on_the_same_port_and_is_lost_by_a_wipe(tmp_path: Path) -> None:
     async with ConsulServer(tmp_path) as server:
         before = server.endpoint
         await register(server)
@@ -33,31 +33,25 @@ async def test_what_was_registered_survives_a_kill_on_the_same_port(tmp_path: Pa
             await server.answers()
 
         await server.start()
-
         assert server.endpoint == before
         assert await services(server) == ["web/1"]
 
-
-async def test_a_wiped_server_is_empty(tmp_path: Path) -> None:
-    async with ConsulServer(tmp_path) as server:
-        await register(server)
-
         await server.wipe()
-
         assert await services(server) == []
 
 
-async def test_a_paused_server_accepts_and_never_answers_until_it_is_resumed(tmp_path: Path) -> None:
-    async with ConsulServer(tmp_path) as server, aiohttp.ClientSession() as session:
-        server.pause()
-        with pytest.raises(TimeoutError):
-            await session.get(
-                f"{server.endpoint}/v1/status/leader", timeout=aiohttp.ClientTimeout(total=0.3, sock_connect=0.1)
-            )
+async def test_a_paused_server_accepts_and_never_answers_until_it_is_resumed(consul: ConsulServer) -> None:
+    async with aiohttp.ClientSession() as session:
+        consul.pause()
+        try:
+            with pytest.raises(TimeoutError):
+                await session.get(
+                    f"{consul.endpoint}/v1/status/leader", timeout=aiohttp.ClientTimeout(total=0.3, sock_connect=0.1)
+                )
+        finally:
+            consul.resume()
 
-        server.resume()
-
-        await server.ready()
+    await consul.ready()
 
 
 async def test_tls_is_trusted_through_the_authority_alone(tmp_path: Path) -> None:
@@ -81,7 +75,9 @@ async def test_where_client_certificates_are_demanded_nobody_enters_without_one(
             await session.get(f"{server.endpoint}/v1/status/leader", ssl=trusting(authority.file))
 
 
-async def test_a_token_allows_what_its_rules_say_and_a_wrong_one_nothing(tmp_path: Path) -> None:
+async def test_a_token_allows_what_its_rules_say_a_wrong_one_nothing_and_ours_all_even_after_a_wipe(
+    tmp_path: Path,
+) -> None:
     async with ConsulServer(tmp_path, acl=True) as server:
         reader = await server.add_token('service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }')
         await register(server)
@@ -93,12 +89,8 @@ async def test_a_token_allows_what_its_rules_say_and_a_wrong_one_nothing(tmp_pat
         with pytest.raises(ServerFailed, match="403 ACL not found"):
             await services(server, token="00000000-0000-0000-0000-000000000000")
 
-
-async def test_the_token_with_all_rights_outlives_a_wipe(tmp_path: Path) -> None:
-    async with ConsulServer(tmp_path, acl=True) as server:
         await server.wipe()
-
-        await register(server)
+        await register(server)  # the token with all rights is the same
 
 
 async def test_a_shared_server_is_empty_again_for_the_next_test(consul: ConsulServer) -> None:

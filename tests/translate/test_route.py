@@ -26,8 +26,14 @@ from xds.types import CLUSTER
 pytestmark = pytest.mark.unit
 
 
-def service(name: str, policy: Policy | None = None) -> plan.Cluster:
-    return plan.Cluster(name=ServiceName(name), policy=policy or Policy(), localities=(), decisions=())
+def service(name: str, policy: Policy | None = None, aliases: tuple[str, ...] = ()) -> plan.Cluster:
+    return plan.Cluster(
+        name=ServiceName(name),
+        policy=policy or Policy(),
+        localities=(),
+        decisions=(),
+        aliases=tuple(map(ServiceName, aliases)),
+    )
 
 
 def hashing(**hash_on: object) -> Policy:
@@ -139,6 +145,23 @@ def test_no_path_prefix_hides_another() -> None:
     assert not [(one, two) for one in prefixes for two in prefixes if one != two and str(two).startswith(str(one))]
 
 
+def test_an_alias_leads_to_the_same_cluster_by_host_and_by_path() -> None:
+    web, others = read(service("web", aliases=("web.shop",))).virtual_hosts
+    assert (web.name, web.domains) == ("web", ["web", "web:*", "web.shop", "web.shop:*"])
+    by_path = {route.match.prefix: (route.route.cluster, route.route.prefix_rewrite) for route in others.routes}  # type: ignore[union-attr]
+    assert by_path == {"/web/": ("web", "/"), "/web.shop/": ("web", "/")}
+
+
+def test_an_alias_gives_way_to_a_service_of_that_name_and_to_an_earlier_ones() -> None:
+    """Envoy refuses every route where two virtual hosts have one domain."""
+    found = read(service("a", aliases=("x", "c")), service("b", aliases=("x",)), service("c"))
+    assert [(host.name, host.domains) for host in found.virtual_hosts[:3]] == [
+        ("a", ["a", "a:*", "x", "x:*"]),
+        ("b", ["b", "b:*"]),
+        ("c", ["c", "c:*"]),
+    ]
+
+
 def test_it_refers_to_the_clusters_that_it_routes_to() -> None:
     assert GatewayRoutes().resource([service("a"), service("b")]).refs == {(CLUSTER, "a"), (CLUSTER, "b")}
 
@@ -151,6 +174,8 @@ def test_what_is_remembered_never_shows() -> None:
         [service("a"), service("b")],
         [service("b", slow), service("a")],
         [service("a")],
+        [service("a", aliases=("b", "x"))],
+        [service("a", aliases=("b", "x")), service("b")],
         [service("b"), service("c", slow), service("a", slow)],
         [],
         [service("b")],

@@ -21,6 +21,7 @@ from envoy_data_plane.google.rpc import Status
 from envoy_data_plane.xds.core.v3 import ContextParams
 
 from xds import requests
+from xds.nodes import read_node
 from xds.protocol import DeltaRequest, Error, Response, SotwRequest
 from xds.requests import NamesPool, RequestReader
 from xds.responses import ResponseWriter
@@ -286,6 +287,21 @@ def test_names_that_are_scattered_over_a_message_are_collected() -> None:
 
     assert isinstance(request, SotwRequest)
     assert request.names == {"a", "b"}
+
+
+def test_a_whole_number_in_node_metadata_is_read_as_one() -> None:
+    numbers = {"port": 10001.0, "ratio": 0.5, "vast": 1e300, "never": float("inf")}
+    struct = Struct(fields={name: Value(number_value=value) for name, value in numbers.items()})
+    data = bytes(NodeMessage(id="n", metadata=struct))
+
+    node, _, _ = read_node(data, 0, len(data))
+
+    assert {name: repr(value) for name, value in node.metadata.items()} == {
+        "port": "10001",
+        "ratio": "0.5",
+        "vast": "1e+300",
+        "never": "inf",
+    }
 
 
 def test_n_03_a_repeated_node_is_no_news_n_04_another_one_is_refused() -> None:
