@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 OLDER_ENVOYS := $(patsubst %,$(VENV)/envoys/%/ready,$(shell cat tests/older-envoys.txt))
 
 # What `make bench-xds` measures: where the load client and the peer lie, how often, and SERVICESxENDPOINTSxSTREAMS.
+# ROUNDS and ROWS are those of `make bench-rest`, too; its ROWS are reads, registrations and watchers.
 BENCH_DIR ?= ../shared/bench
 MODE ?= rows
 ROUNDS ?= 3
 ROWS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast tools fuzz lint format bench bench-xds bench-rest clean reliability
+.PHONY: help run test test-fast tools fuzz lint format bench bench-xds bench-rest bench-registries clean reliability
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,8 +53,12 @@ bench-xds: $(VENV)/ready ## Measure xDS beside go-control-plane; MODE=rows, burs
 	PYTHONPATH=tests $(BIN)/python -m benchmark.xds_side_by_side $(MODE) --bench-dir $(BENCH_DIR) --rounds $(ROUNDS) \
 		$(if $(ROWS),--rows "$(ROWS)") $(BENCH_ARGS)
 
-bench-rest: $(VENV)/ready ## Measure REST beside a Consul agent (needs wrk); ROWS=reads,registrations,watchers
+bench-rest: $(VENV)/ready ## Measure REST beside a Consul agent (needs wrk); ROWS=reads,…
 	PYTHONPATH=tests $(BIN)/python -m benchmark.rest_side_by_side --rounds $(ROUNDS) $(if $(ROWS),--rows "$(ROWS)") $(BENCH_ARGS)
+
+bench-registries: $(VENV)/ready ## Measure start, change and idle on every registry; REGISTRIES=memory,etcd,consul,kubernetes
+	PYTHONPATH=tests $(BIN)/python -m benchmark.registries --rounds $(ROUNDS) \
+		$(if $(REGISTRIES),--registries "$(REGISTRIES)") $(BENCH_ARGS)
 
 clean: ## Remove the virtual environment and all caches, not the registrations in .data
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

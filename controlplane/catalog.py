@@ -94,8 +94,9 @@ class Entry:
 class Service:
     """Hold a service: its entries by id, its own policy (and which registry has that), its cluster's grace.
 
-    `aliases` are names by which it is reached besides its own. `revision` is that of its last change; `emptied_at` the
-    one that took its last instance, while its cluster has grace. A service is known while it has any of these.
+    `aliases` are names by which it is reached besides its own, as one registry says. `revision` is that of its last
+    change; `emptied_at` the one that took its last instance, while its cluster has grace. A service is known while it
+    has any of these.
     """
 
     name: ServiceName
@@ -104,6 +105,7 @@ class Service:
     policy_registry: str = ""
     emptied_at: int | None = None
     aliases: tuple[ServiceName, ...] = ()
+    aliases_registry: str = ""
     revision: int = 0
 
     @property
@@ -338,10 +340,11 @@ class Catalog:
 
     def _alias(self, event: PutAliases) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.service) or Service(name=event.service)
-        if service.aliases == event.aliases:
+        if service.aliases == event.aliases and (not event.aliases or service.aliases_registry == event.registry):
             return self, None
         change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
-        return self._with(replace(service, aliases=event.aliases), change)
+        registry = event.registry if event.aliases else ""
+        return self._with(replace(service, aliases=event.aliases, aliases_registry=registry), change)
 
     def _grace_over(self, event: GraceOver) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.service)

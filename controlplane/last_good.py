@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from controlplane.catalog import Catalog, Change, Scope
 from controlplane.live import LiveCatalog
-from controlplane.model import Held, InstanceKey, PutInstance, PutPolicy, PutResource, Resolved
+from controlplane.model import Held, InstanceKey, PutAliases, PutInstance, PutPolicy, PutResource, Resolved
 from controlplane.remembered import LastGood, Saved
 
 FORMAT = 1
@@ -33,6 +33,7 @@ CONFIRM_EVERY_S = 10.0
 _KINDS: dict[str, TypeAdapter[Any]] = {
     "instance": TypeAdapter(PutInstance),
     "policy": TypeAdapter(PutPolicy),
+    "aliases": TypeAdapter(PutAliases),
     "resource": TypeAdapter(PutResource),
     "name": TypeAdapter(Resolved),
 }
@@ -119,6 +120,9 @@ def _lines(catalog: Catalog) -> Iterator[bytes]:
         if service.own_policy is not None:
             policy = PutPolicy(service=service.name, policy=service.own_policy, registry=service.policy_registry)
             yield line("policy", policy)
+        if service.aliases:
+            aliases = PutAliases(service=service.name, aliases=service.aliases, registry=service.aliases_registry)
+            yield line("aliases", aliases)
         for each in service.entries.values():
             event = PutInstance(
                 instance=each.instance, registry=each.registry, verdict=each.verdict, stated=each.stated

@@ -13,6 +13,7 @@ from controlplane.model import (
     DeleteResource,
     InstanceKey,
     Missing,
+    PutAliases,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -23,9 +24,9 @@ from controlplane.model import (
     Synced,
 )
 
-Saved = PutInstance | PutPolicy | PutResource | Resolved
-_Registered = PutInstance | PutPolicy | PutResource
-_Key = InstanceKey | ServiceName | ResourceKey
+Saved = PutInstance | PutPolicy | PutAliases | PutResource | Resolved
+_Registered = PutInstance | PutPolicy | PutAliases | PutResource
+_Key = InstanceKey | ServiceName | tuple[ServiceName] | ResourceKey
 
 MISSING = "missing after a restart"
 
@@ -78,7 +79,7 @@ class Remembered:
     def take(self, event: RegistryEvent) -> list[RegistryEvent]:
         """Return what a registry's event means beside what was last known: itself, and at its first listing more."""
         match event:
-            case PutInstance() | PutPolicy() | PutResource():
+            case PutInstance() | PutPolicy() | PutAliases() | PutResource():
                 self._unconfirmed.get(event.registry, {}).pop(_key(event), None)
             case Synced(registry=registry) if registry in self._unconfirmed:
                 return [*self._compared(registry, self._unconfirmed.pop(registry)), event]
@@ -101,6 +102,8 @@ class Remembered:
                     gone.setdefault(self._held.get(instance.key, ""), []).append(instance.key)
                 case PutPolicy(service=service) if offered:
                     told.append(DeletePolicy(service=service, registry=registry))
+                case PutAliases(service=service) if offered:
+                    told.append(PutAliases(service=service, aliases=(), registry=registry))
                 case PutResource(resource=resource) if offered:
                     told.append(DeleteResource(key=resource.key, registry=registry))
                 case _:
@@ -120,5 +123,7 @@ def _key(event: _Registered) -> _Key:
             return instance.key
         case PutPolicy(service=service):
             return service
+        case PutAliases(service=service):
+            return (service,)  # which its policy's is not
         case PutResource(resource=resource):
             return resource.key

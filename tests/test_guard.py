@@ -2,6 +2,8 @@
 
 import pytest
 from builders import instance, key, put, verdict
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlplane.catalog import Catalog
 from controlplane.guard import EVERYTHING, Decision, Guard, Limits
@@ -325,3 +327,50 @@ def test_what_is_told_is_in_order_whatever_order_the_losses_came_in() -> None:
     decision = world.loses("web", "i0001", "i0000")
     held = [event for event in decision.events if isinstance(event, Held)]
     assert held == [Held(keys=tuple(key("web", id_) for id_ in ids(3)), hold="web")]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "delete", "lose", "lose", "lose", "lose all of it", "wait", "release", "due"]),
+        st.sampled_from(["web", "db", "api"]),
+        st.integers(0, 5),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_whatever_happens_the_catalog_and_the_guard_agree_on_what_is_held(steps: list[tuple[str, str, int]]) -> None:
+    world = World(Limits(hold_s=60, total_minimum=5))
+    for service in ("web", "db", "api"):
+        world.has(service, *ids(6))
+    for what, service, number in steps:
+        id_ = ids(1, start=number)[0]
+        match what:
+            case "put":
+                world.puts(put(service, id_, port=1 + number))
+            case "delete":
+                world.deletes(service, id_)
+            case "lose":
+                world.loses(service, id_)
+            case "lose all of it":
+                world.loses(service, *ids(6))
+            case "wait":
+                world.now += 4.0
+            case "release":
+                world.does(world.guard.release([service, EVERYTHING, f"{service}/{id_}"][number % 3], world.catalog))
+            case _:
+                world.now += 20.0
+                world.does(world.guard.due(world.now, world.catalog))
+        held = {(entry.instance.key, entry.held) for entry in world.catalog.entries() if entry.held}
+        assert held == {(each, hold.id) for hold in world.guard.holds() for each in hold.keys}
+        assert all(hold.keys for hold in world.guard.holds()), "a hold over nothing has ended"
+        assert (world.guard.next_due() is None) == (not held)
+    world.does(world.guard.due(world.now + 60, world.catalog))
+    assert world.guard.holds() == ()
+
+    # Nothing of what was is left to count: a fresh service is judged by itself.
+    world.now += 100
+    world.has("fresh", *ids(4))
+    world.loses("fresh", *ids(2))
+    assert world.offered("fresh") == dict.fromkeys(ids(2, start=2), "")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from builders import instance, key, put, verdict
@@ -11,6 +12,7 @@ from intakes import Told, intake_of
 
 from controlplane.guard import Limits
 from controlplane.intake import Intake
+from controlplane.last_good import LastGoodFile
 from controlplane.live import LiveCatalog
 from controlplane.model import (
     DeleteInstance,
@@ -20,13 +22,17 @@ from controlplane.model import (
     Lost,
     Members,
     Missing,
+    PutAliases,
     PutInstance,
+    PutPolicy,
     Recorded,
     RegistryEvent,
     Release,
+    ServiceName,
     Synced,
     target_of,
 )
+from controlplane.policy import Policy
 from controlplane.registry.reconcile import Delivered
 from controlplane.remembered import LastGood, Remembered
 
@@ -332,6 +338,34 @@ async def test_an_optional_registry_is_not_waited_for_and_what_was_known_of_it_i
     world.hears(Synced(registry="etcd"))
     assert await world.intake.first_words(["etcd", "consul"], ["etcd"], PATIENCE_S) == {"consul"}
     assert world.offered("consul") == {"a": ""}
+
+
+async def test_other_names_of_a_service_are_remembered_on_disk_until_its_registry_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    web, api = ServiceName("web"), ServiceName("api")
+    before = World("kubernetes")
+    before.hears(
+        PutAliases(service=web, aliases=(ServiceName("web.shop"),), registry="kubernetes"),
+        PutAliases(service=api, aliases=(ServiceName("api.shop"),), registry="kubernetes"),
+        PutPolicy(service=web, policy=Policy(), registry="kubernetes"),
+    )
+    file = LastGoodFile(tmp_path)
+    file.write(before.live.current)
+    read = file.read()
+    assert read is not None
+
+    world = World("kubernetes", remembered=Remembered(read, ["kubernetes"], journalled=frozenset(), fresh=True))
+    await world.intake.first_words(["kubernetes"], ["kubernetes"], 0)
+    services = world.live.current.services
+    assert (services[web].aliases, services[web].own_policy) == (("web.shop",), Policy())
+    assert services[api].aliases == ("api.shop",)
+
+    world.hears(
+        PutAliases(service=web, aliases=(ServiceName("web.shop"),), registry="kubernetes"),
+        Synced(registry="kubernetes"),
+    )
+    assert set(world.live.current.services) == {web}, "the other went while nobody looked"
 
 
 async def test_a_registry_of_which_nothing_is_known_is_waited_for() -> None:

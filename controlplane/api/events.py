@@ -36,6 +36,7 @@ from controlplane.model import (
     InstanceKey,
     Judged,
     Lost,
+    PutAliases,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -205,7 +206,7 @@ def _touch(touched: _Touched, change: Change, catalog: Catalog, only: frozenset[
                         touched.instances.setdefault(entry.instance.key, "")
         case Held(keys=keys):
             touched.instances.update((key, "") for key in keys if key.service in services)
-        case PutResource() | DeleteResource() | GraceOver() | Synced() | Lost():
+        case PutAliases() | PutResource() | DeleteResource() | GraceOver() | Synced() | Lost():
             pass
         case _:
             assert_never(event)

@@ -353,6 +353,6 @@ OPERATIONS = (
         handler=heartbeat,
         parameters=(SERVICE, INSTANCE_ID),
         answers=(Answer(status=200, description="How long the lease runs now.", models=(Heartbeat,)),),
-        problems=(INVALID, UNKNOWN_SERVICE, UNKNOWN_INSTANCE, CONFLICT, REGISTRY_UNAVAILABLE),
+        problems=(INVALID, UNKNOWN_SERVICE, UNKNOWN_INSTANCE, ADDRESS_TAKEN, CONFLICT, REGISTRY_UNAVAILABLE),
     ),
 )

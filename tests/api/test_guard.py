@@ -81,7 +81,7 @@ async def test_a_heartbeat_brings_a_held_instance_back(held):
 
 
 async def test_a_registration_brings_a_held_instance_back(held):
-    back = await held.json("PUT", f"{WEB}/instances/a", 201, {"host": "10.0.0.1", "port": 8080, "ttl": 10})
+    back = await held.json("PUT", f"{WEB}/instances/a", 200, {"host": "10.0.0.1", "port": 8080, "ttl": 10})
     assert back["held"] is False
     assert await holds(held) == {"web": ["b", "c"]}
 
@@ -90,12 +90,12 @@ async def test_a_registration_that_names_what_it_saw_brings_a_held_instance_back
     async with held.client.get(f"{WEB}/instances/a") as seen:
         headers = {"If-Match": seen.headers["ETag"]}
     body = {"host": "10.0.0.1", "port": 8080, "ttl": 10, "weight": 3}
-    back = await held.json("PUT", f"{WEB}/instances/a", 201, body, headers=headers)
+    back = await held.json("PUT", f"{WEB}/instances/a", 200, body, headers=headers)
     assert (back["held"], back["weight"]) == (False, 3)
 
 
 async def test_a_patch_brings_a_held_instance_back_changed(held):
-    back = await held.json("PATCH", f"{WEB}/instances/a", 201, {"weight": 5})
+    back = await held.json("PATCH", f"{WEB}/instances/a", 200, {"weight": 5})
     assert (back["held"], back["weight"], back["ttl"]) == (False, 5, 10)
     assert await holds(held) == {"web": ["b", "c"]}
 

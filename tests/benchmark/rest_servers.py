@@ -35,6 +35,10 @@ class Fleet:
     def __str__(self) -> str:
         return f"{self.services:,} × {self.endpoints:,}"
 
+    def all(self) -> Iterator[tuple[int, int]]:
+        """Return the numbers of every service and endpoint."""
+        return ((service, endpoint) for service in range(self.services) for endpoint in range(self.endpoints))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -70,7 +74,7 @@ def ours(fleet: Fleet, folder: Path) -> Iterator[Served]:
     }
     with running([sys.executable, "-m", "controlplane", "serve"], environ, folder / "ours.log") as (process, log):
         answers(f"http://127.0.0.1:{port}/readyz", process, log)
-        operations = [{"op": "register", "instance": _instance(*where)} for where in _all(fleet)]
+        operations = [{"op": "register", "instance": _instance(*where)} for where in fleet.all()]
         for start in range(0, len(operations), _BATCH):
             post(f"http://127.0.0.1:{port}/api/v1/instances:batch", {"operations": operations[start : start + _BATCH]})
         quiet(process, log)
@@ -90,36 +94,15 @@ def ours(fleet: Fleet, folder: Path) -> Iterator[Served]:
 
 @contextmanager
 def consul(fleet: Fleet, folder: Path) -> Iterator[Served]:
-    """Run a Consul agent with `-dev`, the fleet in its configuration: registering 10,000 would take a minute.
+    """Run a Consul agent and say how it is asked.
 
     Raises ServerFailed and BinaryMissing.
     """
-    port = free_port()
-    config = folder / "consul.json"
-    config.write_text(
-        json.dumps(
-            {
-                "services": [{key.lower(): value for key, value in _service(*where).items()} for where in _all(fleet)],
-                "ports": {"http": port, "dns": -1, "grpc": -1, "serf_wan": -1}
-                | {name: free_port() for name in ("serf_lan", "server")},
-                "limits": {"http_max_conns_per_client": 10_000},
-                "disable_update_check": True,
-            }
-        )
-    )
-    command = [str(CONSUL.path()), "agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1"]
-    command += ["-log-level", "warn", "-config-file", str(config)]
-    with running(command, {}, folder / "consul.log") as (process, log):
-        health = "/v1/health/service/svc-{s}?passing"
-        deadline = time.monotonic() + PATIENCE_S
-        while not _holds(port, fleet):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise failed("Consul did not take its fleet in", process, log)
-            time.sleep(0.2)
-        quiet(process, log)
-        path = f"{health.replace('{s}', '0')}&wait={_WAIT_S}s"
+    health = "/v1/health/service/svc-{s}?passing"
+    path = f"{health.replace('{s}', '0')}&wait={_WAIT_S}s"
+    with consul_agent(fleet, folder) as (pid, port):
         yield Served(
-            pid=process.pid,
+            pid=pid,
             port=port,
             read=Request(method="GET", path=health),
             register=Request(
@@ -134,6 +117,37 @@ def consul(fleet: Fleet, folder: Path) -> Iterator[Served]:
         )
 
 
+@contextmanager
+def consul_agent(fleet: Fleet, folder: Path) -> Iterator[tuple[int, int]]:
+    """Run a Consul agent with `-dev`, the fleet in its configuration: registering 10,000 would take a minute.
+
+    Gives its process and its port. Raises ServerFailed and BinaryMissing.
+    """
+    port = free_port()
+    config = folder / "consul.json"
+    config.write_text(
+        json.dumps(
+            {
+                "services": [{key.lower(): value for key, value in _service(*where).items()} for where in fleet.all()],
+                "ports": {"http": port, "dns": -1, "grpc": -1, "serf_wan": -1}
+                | {name: free_port() for name in ("serf_lan", "server")},
+                "limits": {"http_max_conns_per_client": 10_000},
+                "disable_update_check": True,
+            }
+        )
+    )
+    command = [str(CONSUL.path()), "agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1"]
+    command += ["-log-level", "warn", "-config-file", str(config)]
+    with running(command, {}, folder / "consul.log") as (process, log):
+        deadline = time.monotonic() + PATIENCE_S
+        while not _holds(port, fleet):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise failed("Consul did not take its fleet in", process, log)
+            time.sleep(0.2)
+        quiet(process, log)
+        yield process.pid, port
+
+
 def _holds(port: int, fleet: Fleet) -> bool:
     last = f"http://127.0.0.1:{port}/v1/health/service/svc-{fleet.services - 1}?passing"
     try:
@@ -145,14 +159,10 @@ def _holds(port: int, fleet: Fleet) -> bool:
         return False
 
 
-def _all(fleet: Fleet) -> Iterator[tuple[int, int]]:
-    return ((service, endpoint) for service in range(fleet.services) for endpoint in range(fleet.endpoints))
-
-
 def _instance(service: int | str, endpoint: int | str, port: int | str = 8080) -> dict[str, object]:
     return {
         "name": f"svc-{service}",
-        "id": f"svc-{service}-{endpoint}",
+        "id": f"e{endpoint}",
         "host": f"10.0.{endpoint}.1",
         "port": port,
         "tags": ["api", "v1"],
@@ -163,7 +173,7 @@ def _instance(service: int | str, endpoint: int | str, port: int | str = 8080) -
 def _service(service: int | str, endpoint: int | str, port: int | str = 8080) -> dict[str, object]:
     return {
         "Name": f"svc-{service}",
-        "ID": f"svc-{service}-{endpoint}",
+        "ID": f"svc-{service}/e{endpoint}",
         "Address": f"10.0.{endpoint}.1",
         "Port": port,
         "Tags": ["api", "v1"],

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 import yaml
 from builders import instance, verdict
+from harness import eventually
 from registry.cluster import Cluster, a_service, a_slice, an_endpoint
 from registry.harness import PATIENCE_S, Told
 from servers.kubernetes import NOBODY, WATCHER, KubernetesServer
@@ -141,6 +142,16 @@ class TestOutages:
             assert isinstance(event, PutInstance)
             assert event.instance.id == "web-c"
 
+    async def test_a_clean_stop_does_not_wait_for_a_server_that_hangs(self, exposed: Cluster) -> None:
+        async with following(exposed.registry()) as told:
+            exposed.server.pause()
+            began = time.monotonic()
+        try:
+            assert time.monotonic() - began < 4
+            assert told.members == {"one"}
+        finally:
+            exposed.server.resume()
+
     async def test_a_version_that_is_too_old_is_listed_anew_without_a_loss(
         self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -205,6 +216,35 @@ class TestRights:
             assert "wrong" not in lost.reason
             cluster.server.kubeconfig(namespace=cluster.namespace)
             assert await told.next() == Synced(registry="kubernetes")
+
+    async def test_a_token_that_runs_out_is_read_again_without_a_loss(self, cluster: Cluster) -> None:
+        """As a kubeconfig's plugin renews it: the token is bound to a Secret, and ends with it."""
+        server, namespace = cluster.server, cluster.namespace
+        await server.allow(
+            f"system:serviceaccount:{namespace}:reader",
+            {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
+        )
+        accounts = f"/api/v1/namespaces/{namespace}/serviceaccounts"
+        await server.request("POST", accounts, {"metadata": {"name": "reader"}})
+        secrets = f"/api/v1/namespaces/{namespace}/secrets"
+        secret = await server.request("POST", secrets, {"metadata": {"name": "life"}})
+        bound = {"kind": "Secret", "apiVersion": "v1", "name": "life", "uid": secret["metadata"]["uid"]}
+        asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": bound}}
+        token = (await server.request("POST", f"{accounts}/reader/token", asked))["status"]["token"]
+
+        async with following(cluster.registry(token=token)) as told:
+            await server.request("DELETE", f"{secrets}/life")
+            cluster.server.kubeconfig(namespace=namespace)
+
+            async def refused() -> bool:
+                try:
+                    await server.request("GET", "/readyz", user=token)
+                except ServerFailed as error:
+                    return " 401 " in str(error)
+                return False
+
+            await eventually(refused, "the server does not take the old token any more")
+            await told.silence()
 
     async def test_a_missing_right_is_named_with_verb_resource_and_namespace(self, cluster: Cluster) -> None:
         async with listening(cluster.registry(None, user=NOBODY)) as told:
