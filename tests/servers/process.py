@@ -163,8 +163,8 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Make it hang: connections stay, nothing answers (SIGSTOP)."""
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # the signal alone leaves it a few last answers
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # the signal alone leaves it a few last answers
         self._paused = True
 
     def resume(self) -> None:
