@@ -4,23 +4,21 @@ The core reports by returning events; metrics and logs subscribe here and nowher
 """
 
 import asyncio
-import errno
 import gc
 import random
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 
 import structlog
-from aiohttp import web
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2
 
-from controlplane import api
+from controlplane import api, conditions
 from controlplane.checks import Checks
 from controlplane.debounce import Debounce
 from controlplane.grpc_health import health_handler
@@ -33,18 +31,14 @@ from controlplane.health.tcp import TcpProbe
 from controlplane.intake import Clocks, Intake
 from controlplane.last_good import LastGoodFile, LastGoodKeeper, NotGood
 from controlplane.live import LiveCatalog
-from controlplane.model import (
-    CheckType,
-    Judged,
-    Resolved,
-)
+from controlplane.model import CheckType, Judged, Resolved
 from controlplane.pick import Picker
 from controlplane.polled import PolledGroups
+from controlplane.ports import DRAIN_S, StartError, rest_port, xds_port
 from controlplane.publish import Publisher
 from controlplane.raw.compile import Compiler
 from controlplane.raw.overlay import Overlay
 from controlplane.readiness import Readiness
-from controlplane.registry import Registry
 from controlplane.registry.merged import Merged
 from controlplane.remembered import LastGood, Remembered
 from controlplane.resolver import Resolver, system_resolve
@@ -62,16 +56,8 @@ from xds.load import LoadReports
 from xds.server import XdsServer
 from xds.status import Status
 
-DRAIN_S = 2.0
-"""How long streams are given to end, one after another, when the process stops."""
-
-
 FALL_BACK_S = 5.0
 """How long registries may take to say what there is before the last known good state is served in their place."""
-
-
-class StartError(Exception):
-    """Report why the control plane cannot start, and what would help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,16 +161,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             live,
             remembered=None if known is None else _remembered(known, settings),
             merged=Merged(settings.registry_type, store=sources.store.name),
-            guard=Guard(
-                Limits(
-                    window_s=settings.guard_window,
-                    hold_s=settings.guard_hold,
-                    service_share=settings.guard_service_share,
-                    service_minimum=settings.guard_service_minimum,
-                    total_share=settings.guard_total_share,
-                    total_minimum=settings.guard_total_minimum,
-                )
-            ),
+            guard=Guard(_limits(settings)),
             store=sources.store.name,
             work=checks,
             observer=IntakeObserver(),
@@ -202,25 +179,21 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             overlay=Overlay(compiler),
             regroup=lambda: server.regroup(),  # noqa: PLW0108 - the server is made below, of this publisher
         )
-        for source in sources.registries:
-            _ask_registry(readiness, live, intake, source, required=source.name in required(settings))
-        readiness.add("guard", lambda: _holds(intake), required=False)
-        # These two hold up the first publication only: what is registered later must not make readiness flap.
-        readiness.add(
-            "dns",
-            lambda: _unless(publisher.ready or not resolver.pending(), f"{resolver.pending()} names to resolve"),
+        conditions.ask_all(
+            readiness,
+            sources=sources,
+            required=required(settings),
+            live=live,
+            intake=intake,
+            publisher=publisher,
+            resolver=resolver,
+            monitor=monitor,
         )
-        readiness.add(
-            "health",
-            lambda: _unless(publisher.ready or not monitor.pending(), f"waiting for {monitor.pending()} first checks"),
-        )
-        readiness.add("snapshot", lambda: _unless(publisher.ready, "nothing has been published yet"))
-        readiness.add("resources", lambda: _refusals(publisher), required=False)
-        if (journal := sources.journal) is not None:
-            readiness.add("journal", lambda: journal.fault or _refused_lines(journal.refused), required=False)
         keeper = None
         if last_good is not None:
-            keeper = LastGoodKeeper(last_good, live, registries=frozenset(required(settings)))
+            keeper = LastGoodKeeper(
+                last_good, live, registries=frozenset(required(settings)), ready=lambda: publisher.ready
+            )
             readiness.add(last_good.path.name, lambda: keeper.fault or None, required=False)
 
         grpc_status = grpc_health.aio.HealthServicer()
@@ -248,7 +221,7 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
                 live=live,
                 registry=sources.store,
                 guard=intake,
-                freshness=lambda: _freshness(sources.registries, live, stale=bool(intake.stale)),
+                freshness=lambda: conditions.freshness(sources.registries, live, stale=bool(intake.stale)),
                 picker=Picker(random=random.Random(), clock=time.monotonic),  # noqa: S311 - nothing secret
                 reports=monitor,
                 readiness=readiness,
@@ -270,17 +243,9 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
         )
 
         async def first_state() -> None:
-            wanted = required(settings)
-            try:
-                async with asyncio.timeout(None if known is None else FALL_BACK_S):
-                    while not live.current.synced.issuperset(wanted):
-                        await live.wait()
-            except TimeoutError:
-                silent = [name for name in wanted if name not in live.current.synced]
-                if stale := intake.fall_back(silent):
-                    log.warning("last_known_good.served", registries=sorted(stale), saved=_ago(known))
-                while not live.current.synced.union(stale).issuperset(wanted):
-                    await live.wait()
+            silent_for_s = None if known is None else FALL_BACK_S
+            if stale := await intake.first_words(settings.registry_type, required(settings), silent_for_s):
+                log.warning("last_known_good.served", registries=sorted(stale), saved=_ago(known))
             await resolver.first_round()
             await monitor.first_round()
 
@@ -313,12 +278,12 @@ async def control_plane(settings: Settings) -> AsyncIterator[Running]:
             try:
                 # REST is the outer one: while streams drain, /readyz still says so and services can deregister.
                 async with (
-                    _rest(app, settings) as service_port,
-                    _xds(server, settings, grpc_status, (loads, client_status)) as xds_port,
+                    rest_port(app, settings) as service_port,
+                    xds_port(server, settings, grpc_status, (loads, client_status)) as xds,
                 ):
-                    log.info("started", service_port=service_port, xds_port=xds_port, version=version, epoch=epoch)
+                    log.info("started", service_port=service_port, xds_port=xds, version=version, epoch=epoch)
                     try:
-                        yield Running(service_port=service_port, xds_port=xds_port, live=live, readiness=readiness)
+                        yield Running(service_port=service_port, xds_port=xds, live=live, readiness=readiness)
                     finally:
                         readiness.draining = True
                         log.info("stopping", drain_s=DRAIN_S)
@@ -355,108 +320,12 @@ def _ago(known: LastGood | None) -> str:
     return "never" if known is None else f"{max(0.0, time.time() - known.confirmed_at):.0f} s ago"
 
 
-def _ask_registry(readiness: Readiness, live: LiveCatalog, intake: Intake, source: Registry, *, required: bool) -> None:
-    """Let readiness ask whether a registry has said what there is, can be heard, and holds nothing unusable."""
-    name = source.name
-
-    def silent() -> str | None:
-        if name in live.current.synced or name in intake.stale:
-            return None
-        why = live.current.lost.get(name)
-        return "not in sync" if why is None else f"not in sync: {why}"
-
-    def unheard() -> str | None:
-        if name in intake.stale:
-            return f"the last known good state is served in its place: {live.current.lost.get(name, 'it is silent')}"
-        why = live.current.lost.get(name)
-        return None if why is None else f"lost for {source.age_s():.0f} s, what it said last stands: {why}"
-
-    def unusable() -> str | None:
-        remarks = [f"{where}: {why}" for where, why in sorted(source.remarks.items())]
-        return f"{len(remarks)} objects are left out: " + "; ".join(remarks[:5]) if remarks else None
-
-    readiness.add(f"registry/{name}", silent, required=required)
-    readiness.add(f"connection/{name}", unheard, required=False)
-    readiness.add(f"objects/{name}", unusable, required=False)
-
-
-def _holds(intake: Intake) -> str | None:
-    said = [f"{hold.id}: {len(hold.keys)} instances are held, because {hold.reason}" for hold in intake.holds()]
-    return "; ".join(said) or None
-
-
-def _freshness(registries: Sequence[Registry], live: LiveCatalog, *, stale: bool) -> api.Freshness:
-    return api.Freshness(
-        age_s=max(source.age_s() for source in registries),
-        connected=not live.current.lost,
-        known=stale or not live.current.synced.isdisjoint(source.name for source in registries),
-        stale=stale,
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        window_s=settings.guard_window,
+        hold_s=settings.guard_hold,
+        service_share=settings.guard_service_share,
+        service_minimum=settings.guard_service_minimum,
+        total_share=settings.guard_total_share,
+        total_minimum=settings.guard_total_minimum,
     )
-
-
-@asynccontextmanager
-async def _xds(
-    server: XdsServer,
-    settings: Settings,
-    health: grpc_health.aio.HealthServicer,
-    beside: Sequence[LoadReports | ClientStatus],
-) -> AsyncIterator[int]:
-    await require_free(settings.xds_host, settings.xds_port, "XDS_PORT")
-    try:
-        port = await server.start(settings.xds_host, settings.xds_port)
-    except RuntimeError as error:
-        raise StartError(f"XDS_PORT: {error}") from error
-    try:
-        yield port
-    finally:
-        await health.enter_graceful_shutdown()
-        for service in beside:
-            service.stop()
-        await server.stop(DRAIN_S)
-
-
-@asynccontextmanager
-async def _rest(app: web.Application, settings: Settings) -> AsyncIterator[int]:
-    await require_free(settings.service_host, settings.service_port, "SERVICE_PORT")
-    runner = api.Runner(app, shutdown_timeout=DRAIN_S)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, settings.service_host, settings.service_port).start()
-        except OSError as error:
-            where = f"{settings.service_host}:{settings.service_port}"
-            raise StartError(f"SERVICE_PORT: cannot listen on {where}: {error.strerror or error}") from error
-        yield int(runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
-
-
-async def require_free(host: str, port: int, setting: str) -> None:
-    """Raise StartError where a port to listen on is taken, in words that grpc and the kernel do not find."""
-    try:
-        server = await asyncio.start_server(lambda *_: None, host, port)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            why = f"port {port} ({setting}) is in use; is another control plane running? Stop it or set {setting}"
-        else:
-            why = f"cannot listen on {host}:{port} ({setting}): {error.strerror or error}"
-        raise StartError(why) from error
-    server.close()
-    await server.wait_closed()
-
-
-def _refusals(publisher: Publisher) -> str | None:
-    """Say which services keep their last good version, having broken a content rule, and which raw resources wait."""
-    held = [f"{name}: {'; '.join(problems)}" for name, problems in sorted(publisher.refused.items())]
-    left = [f"{key}: {why}" for key, why in sorted(publisher.left_out.items())]
-    said = [f"{len(held)} services are held at their last good version: " + ", ".join(held[:5])] if held else []
-    said += [f"{len(left)} raw resources are not published: " + ", ".join(left[:5])] if left else []
-    return "; ".join(said) or None
-
-
-def _refused_lines(count: int) -> str | None:
-    return f"{count} lines set aside in journal.refused: look at them, then remove the file" if count else None
-
-
-def _unless(ok: bool, reason: str) -> str | None:
-    return None if ok else reason

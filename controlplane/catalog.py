@@ -94,8 +94,9 @@ class Entry:
 class Service:
     """Hold a service: its entries by id, its own policy (and which registry has that), its cluster's grace.
 
-    `aliases` are names by which it is reached besides its own. `revision` is that of its last change; `emptied_at` the
-    one that took its last instance, while its cluster has grace. A service is known while it has any of these.
+    `aliases` are names by which it is reached besides its own, as one registry says. `revision` is that of its last
+    change; `emptied_at` the one that took its last instance, while its cluster has grace. A service is known while it
+    has any of these.
     """
 
     name: ServiceName
@@ -104,6 +105,7 @@ class Service:
     policy_registry: str = ""
     emptied_at: int | None = None
     aliases: tuple[ServiceName, ...] = ()
+    aliases_registry: str = ""
     revision: int = 0
 
     @property
@@ -147,10 +149,11 @@ class Catalog:
 
     `ranking` names the registries, first the one whose instance has an address that two of them claim.
     `synced` names the registries that have said everything at least once, `lost` those that cannot be heard now,
-    with the reason.
+    with the reason. `size` is the number of instances, counted as they come and go.
     """
 
     revision: int = 0
+    size: int = 0
     services: Mapping[ServiceName, Service] = field(default_factory=lambda: MappingProxyType({}))
     resolutions: Mapping[str, Resolved] = field(default_factory=lambda: MappingProxyType({}))
     raw: Mapping[ResourceKey, RawEntry] = field(default_factory=lambda: MappingProxyType({}))
@@ -265,13 +268,13 @@ class Catalog:
         change = Change(revision=revision, scope=Scope.RESOURCES, services=(), event=event)
         return replace(self, revision=revision, raw=raw), change
 
-    def _with(self, service: Service, change: Change) -> "tuple[Catalog, Change]":
+    def _with(self, service: Service, change: Change, more: int = 0) -> "tuple[Catalog, Change]":
         services = dict(self.services)
         if service.entries or service.own_policy is not None or service.emptied_at is not None or service.aliases:
             services[service.name] = replace(service, revision=change.revision)
         else:
             services.pop(service.name, None)
-        return replace(self, revision=change.revision, services=services), change
+        return replace(self, revision=change.revision, size=self.size + more, services=services), change
 
     def _put(self, event: PutInstance) -> "tuple[Catalog, Change | None]":
         instance = event.instance
@@ -294,7 +297,8 @@ class Catalog:
             return self, None
         scope = Scope.ENDPOINTS if service.has_cluster else Scope.CLUSTERS
         changed = replace(service, entries={**service.entries, key.id: entry}, emptied_at=None)
-        return self._with(changed, Change(revision=revision, scope=scope, services=(key.service,), event=event))
+        change = Change(revision=revision, scope=scope, services=(key.service,), event=event)
+        return self._with(changed, change, more=1 if old is None else 0)
 
     def _delete(self, event: DeleteInstance) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.key.service)
@@ -310,7 +314,8 @@ class Catalog:
             event=event,
             emptied=emptied,
         )
-        return self._with(replace(service, entries=entries, emptied_at=None if entries else change.revision), change)
+        emptied_at = None if entries else change.revision
+        return self._with(replace(service, entries=entries, emptied_at=emptied_at), change, more=-1)
 
     def _judge(self, event: Judged) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.key.service)
@@ -335,10 +340,11 @@ class Catalog:
 
     def _alias(self, event: PutAliases) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.service) or Service(name=event.service)
-        if service.aliases == event.aliases:
+        if service.aliases == event.aliases and (not event.aliases or service.aliases_registry == event.registry):
             return self, None
         change = Change(revision=self.revision + 1, scope=Scope.CLUSTERS, services=(service.name,), event=event)
-        return self._with(replace(service, aliases=event.aliases), change)
+        registry = event.registry if event.aliases else ""
+        return self._with(replace(service, aliases=event.aliases, aliases_registry=registry), change)
 
     def _grace_over(self, event: GraceOver) -> "tuple[Catalog, Change | None]":
         service = self.services.get(event.service)

@@ -4,8 +4,12 @@ Pure: time is an argument. It is told of every loss that is doubted (`Missing`):
 registry does not hold any more after it was away. A few of those are let go. Where too many come close together,
 all of them, also those let go a moment ago, stay offered with their health, marked as held, until they return,
 the hold's time is over, or a person releases it.
+
+Losses are counted net: against what was there before and what has come since, so that instances that are replaced
+by others, under other ids, are no loss. What a loss costs does not depend on how many came before it.
 """
 
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -44,6 +48,32 @@ class Hold:
     keys: frozenset[InstanceKey]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Tell people of a hold that began or grew, or that ended.
+
+    `keys` are the instances that it has newly taken, or that it was still over when it ended; `instances` says over
+    how many it is, or was.
+    """
+
+    id: str
+    reason: str
+    instances: int
+    keys: tuple[InstanceKey, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Hold what was decided: what the catalog is to be told, in order, and the holds that began or grew, and ended."""
+
+    events: tuple[Event, ...] = ()
+    held: tuple[Notice, ...] = ()
+    ended: tuple[Notice, ...] = ()
+
+
+NOTHING = Decision()
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Hold:
     due: float
@@ -66,7 +96,13 @@ class Guard:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._gone: dict[ServiceName, dict[InstanceKey, _Gone]] = {}
+        self._gone_count = 0
+        self._order: deque[tuple[float, InstanceKey]] = deque()
+        """When each was lost; also of some that are back by now."""
         self._holds: dict[str, _Hold] = {}
+        self._held: dict[ServiceName, dict[InstanceKey, str]] = {}
+        """The hold that each is in."""
+        self._held_count = 0
 
     def holds(self) -> tuple[Hold, ...]:
         """Return what is held now, by id."""
@@ -81,92 +117,125 @@ class Guard:
             for hold_id, hold in sorted(self._holds.items())
         )
 
-    def missing(self, event: Missing, catalog: Catalog, *, now: float, wall: float) -> list[Event]:
-        """Return what the catalog is to be told of a doubted loss: that instances go, or that they are held."""
+    def missing(self, event: Missing, catalog: Catalog, *, now: float, wall: float) -> Decision:
+        """Decide about a doubted loss: that instances go, or that they are held."""
         lost = {key: entry for key in event.keys if (entry := catalog.entry(key)) is not None and not entry.held}
         if not self._limits.hold_s:
-            return [_deleted(key, entry.registry, event.reason) for key, entry in lost.items()]
+            return Decision(events=tuple(_deleted(key, entry.registry, event.reason) for key, entry in lost.items()))
         self._forget_before(now - self._limits.window_s)
         for key, entry in lost.items():
-            self._gone.setdefault(key.service, {})[key] = _Gone(at=now, entry=entry, reason=event.reason)
-        told: list[Event] = []
-        if EVERYTHING in self._holds or (why := self._too_many_of_all(catalog, lost)) is not None:
-            if EVERYTHING not in self._holds:
-                self._begin(EVERYTHING, why or "", now, wall)
-            told += self._hold(EVERYTHING, list(self._gone), catalog)
-        for service in {key.service for key in lost}:
-            if service not in self._gone:
-                continue
-            if service in self._holds or (why := self._too_many_of(service, catalog, lost)) is not None:
-                if service not in self._holds:
-                    self._begin(service, why or "", now, wall)
-                told += self._hold(service, [service], catalog)
+            self._note(key, _Gone(at=now, entry=entry, reason=event.reason))
+        events: list[Event] = []
+        held: list[Notice] = []
+        for hold_id, why, services in self._too_much(Counter(key.service for key in lost), event.hold, catalog):
+            if hold_id not in self._holds:
+                self._holds[hold_id] = _Hold(due=now + self._limits.hold_s, since=wall, reason=why)
+            told, notice = self._hold(hold_id, services, catalog)
+            events += told
+            held.append(notice)
         let_go = [key for key in lost if key in self._gone.get(key.service, {})]
-        return told + [_deleted(key, lost[key].registry, event.reason) for key in let_go]
+        events += (_deleted(key, lost[key].registry, event.reason) for key in let_go)
+        return Decision(events=tuple(events), held=tuple(held))
 
-    def concerns(self, key: InstanceKey) -> bool:
-        """Tell whether an instance is held, or was let go a moment ago."""
-        return any(key in hold.keys for hold in self._holds.values()) or key in self._gone.get(key.service, {})
-
-    def settled(self, key: InstanceKey) -> None:
+    def settled(self, key: InstanceKey) -> Decision:
         """Take note that an instance is there again, or has gone by somebody's wish: nothing is to be held of it."""
-        gone = self._gone.get(key.service)
-        if gone is not None and gone.pop(key, None) is not None and not gone:
-            del self._gone[key.service]
-        for hold_id, hold in list(self._holds.items()):
-            if hold.keys.pop(key, None) is not None and not hold.keys:
-                del self._holds[hold_id]
+        self._forget(key)
+        held = self._held.get(key.service, {})
+        hold_id = held.pop(key, None)
+        if hold_id is None:
+            return NOTHING
+        self._held_count -= 1
+        if not held:
+            del self._held[key.service]
+        hold = self._holds[hold_id]
+        del hold.keys[key]
+        if hold.keys:
+            return NOTHING
+        del self._holds[hold_id]
+        return Decision(ended=(Notice(id=hold_id, reason=hold.reason, instances=1, keys=(key,)),))
 
-    def release(self, hold_id: str, catalog: Catalog) -> list[Event]:
-        """Let a hold go, or one instance by its key; return what the catalog is to be told.
+    def release(self, hold_id: str, catalog: Catalog) -> Decision:
+        """Let a hold go, or one instance by its key (`<service>/<id>`). Nothing happens where it has ended by now."""
+        hold = self._holds.get(hold_id)
+        if hold is not None:
+            lost = dict(hold.keys)
+        else:
+            service = ServiceName(hold_id.partition("/")[0])
+            in_hold = self._held.get(service, {})
+            lost = {key: self._holds[in_hold[key]].keys[key] for key in in_hold if str(key) == hold_id}
+        entries = {key: catalog.entry(key) for key in sorted(lost)}
+        events = tuple(_deleted(key, entry.registry, lost[key]) for key, entry in entries.items() if entry is not None)
+        ended = [notice for key in entries for notice in self.settled(key).ended]
+        if hold is not None:
+            ended = [Notice(id=hold_id, reason=hold.reason, instances=len(lost), keys=tuple(entries))]
+        return Decision(events=events, ended=tuple(ended))
 
-        That is nothing where it has ended by now.
-        """
-        if "/" in hold_id:
-            return self._release_one(hold_id, catalog)
-        hold = self._holds.pop(hold_id, None)
-        if hold is None:
-            return []
-        entries = {key: catalog.entry(key) for key in hold.keys}
-        return [
-            _deleted(key, entry.registry, hold.keys[key])
-            for key, entry in sorted(entries.items())
-            if entry is not None and entry.held == hold_id
-        ]
-
-    def _release_one(self, key: str, catalog: Catalog) -> list[Event]:
-        for hold_id, hold in self._holds.items():
-            for held, reason in hold.keys.items():
-                if str(held) == key:
-                    entry = catalog.entry(held)
-                    self.settled(held)
-                    let_go = entry is not None and entry.held == hold_id
-                    return [_deleted(held, entry.registry, reason)] if entry is not None and let_go else []
-        return []
-
-    def due(self, now: float, catalog: Catalog) -> list[Event]:
-        """Let go every hold whose time is over; return what the catalog is to be told."""
+    def due(self, now: float, catalog: Catalog) -> Decision:
+        """Let go every hold whose time is over."""
         over = [hold_id for hold_id, hold in self._holds.items() if hold.due <= now]
-        return [event for hold_id in over for event in self.release(hold_id, catalog)]
+        decided = [self.release(hold_id, catalog) for hold_id in over]
+        return Decision(
+            events=tuple(event for each in decided for event in each.events),
+            ended=tuple(notice for each in decided for notice in each.ended),
+        )
 
     def next_due(self) -> float | None:
         """Return when `due` will have something to do; None while nothing is held."""
         return min((hold.due for hold in self._holds.values()), default=None)
 
-    def _begin(self, hold_id: str, reason: str, now: float, wall: float) -> None:
-        self._holds[hold_id] = _Hold(due=now + self._limits.hold_s, since=wall, reason=reason)
+    def _too_much(
+        self, lost: Counter[ServiceName], hold: str, catalog: Catalog
+    ) -> list[tuple[str, str, list[ServiceName]]]:
+        """Return the holds to begin or to grow: id, reason, and the services whose losses go into each.
 
-    def _hold(self, hold_id: str, services: Iterable[ServiceName], catalog: Catalog) -> list[Event]:
+        With `hold`, a former process held all that is lost, and so does this one.
+        """
+        if hold:
+            return [(hold, "they were held before the restart", list(lost))] if lost else []
+        if (why := self._too_many_of_all(lost.total(), catalog)) is not None:
+            return [(EVERYTHING, why, list(self._gone))]
+        return [
+            (service, why, [service])
+            for service, count in sorted(lost.items())
+            if (why := self._too_many_of(service, count, catalog)) is not None
+        ]
+
+    def _too_many_of(self, service: ServiceName, lost: int, catalog: Catalog) -> str | None:
+        if service in self._holds:
+            return self._holds[service].reason
+        gone = len(self._gone[service])
+        before = len(catalog.services[service].entries) - len(self._held.get(service, ())) - lost + gone
+        if before < self._limits.service_minimum or gone <= self._limits.service_share * before:
+            return None
+        return f"{gone} of {before} instances of {service} were lost within {self._limits.window_s:g} s"
+
+    def _too_many_of_all(self, lost: int, catalog: Catalog) -> str | None:
+        if not lost:
+            return None
+        if EVERYTHING in self._holds:
+            return self._holds[EVERYTHING].reason
+        if self._gone_count < self._limits.total_minimum:
+            return None
+        before = catalog.size - self._held_count - lost + self._gone_count
+        if self._gone_count <= self._limits.total_share * before:
+            return None
+        return f"{self._gone_count} of all {before} instances were lost within {self._limits.window_s:g} s"
+
+    def _hold(self, hold_id: str, services: Iterable[ServiceName], catalog: Catalog) -> tuple[list[Event], Notice]:
+        """Put everything that these services lost lately into a hold, and back into the catalog what had gone."""
         hold = self._holds[hold_id]
-        back: list[Event] = []
+        events: list[Event] = []
         keys: list[InstanceKey] = []
         for service in services:
             for key, gone in self._gone.pop(service, {}).items():
+                self._gone_count -= 1
                 hold.keys[key] = gone.reason
+                self._held.setdefault(service, {})[key] = hold_id
+                self._held_count += 1
                 keys.append(key)
                 if catalog.entry(key) is None:
                     entry = gone.entry
-                    back.append(
+                    events.append(
                         PutInstance(
                             instance=entry.instance,
                             registry=entry.registry,
@@ -174,37 +243,30 @@ class Guard:
                             stated=entry.stated,
                         )
                     )
-        return [*back, Held(keys=tuple(sorted(keys)), hold=hold_id)] if keys else []
+        keys.sort()
+        events.append(Held(keys=tuple(keys), hold=hold_id))
+        return events, Notice(id=hold_id, reason=hold.reason, instances=len(hold.keys), keys=tuple(keys))
 
-    def _too_many_of(self, service: ServiceName, catalog: Catalog, lost: Iterable[InstanceKey]) -> str | None:
-        gone = self._gone[service]
-        known = catalog.services.get(service)
-        going = set(lost)
-        left = 0
-        if known is not None:
-            left = sum(not entry.held and entry.instance.key not in going for entry in known.entries.values())
-        before = left + len(gone)
-        if before < self._limits.service_minimum or len(gone) <= self._limits.service_share * before:
-            return None
-        return f"{len(gone)} of {before} instances of {service} were lost within {self._limits.window_s:g} s"
+    def _note(self, key: InstanceKey, gone: _Gone) -> None:
+        self._forget(key)
+        self._gone.setdefault(key.service, {})[key] = gone
+        self._gone_count += 1
+        self._order.append((gone.at, key))
 
-    def _too_many_of_all(self, catalog: Catalog, lost: Iterable[InstanceKey]) -> str | None:
-        gone = sum(len(each) for each in self._gone.values())
-        if gone < self._limits.total_minimum:
-            return None
-        there = sum(len(service.entries) for service in catalog.services.values())
-        held = sum(len(hold.keys) for hold in self._holds.values())
-        before = there - held - len(set(lost)) + gone
-        if gone <= self._limits.total_share * before:
-            return None
-        return f"{gone} of all {before} instances were lost within {self._limits.window_s:g} s"
+    def _forget(self, key: InstanceKey) -> None:
+        gone = self._gone.get(key.service)
+        if gone is None or gone.pop(key, None) is None:
+            return
+        self._gone_count -= 1
+        if not gone:
+            del self._gone[key.service]
 
     def _forget_before(self, time: float) -> None:
-        for service, gone in list(self._gone.items()):
-            for key in [key for key, each in gone.items() if each.at < time]:
-                del gone[key]
-            if not gone:
-                del self._gone[service]
+        while self._order and self._order[0][0] < time:
+            _, key = self._order.popleft()
+            gone = self._gone.get(key.service, {}).get(key)
+            if gone is not None and gone.at < time:
+                self._forget(key)
 
 
 def _deleted(key: InstanceKey, registry: str, reason: str) -> DeleteInstance:

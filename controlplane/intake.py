@@ -5,11 +5,12 @@ Every event of every registry passes here, in this order: it is put beside what 
 and verdicts that other control planes recorded meet their instances.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from controlplane.guard import Guard, Hold
+from controlplane.guard import Decision, Guard, Hold, Notice
 from controlplane.live import CallLater, LiveCatalog
 from controlplane.model import (
     DeleteInstance,
@@ -41,11 +42,11 @@ class Observer(Protocol):
         """Hear that a registry has said everything there is."""
         ...
 
-    def held(self, hold: Hold) -> None:
+    def held(self, notice: Notice) -> None:
         """Hear of a hold that has begun, or grown."""
         ...
 
-    def released(self, hold: Hold) -> None:
+    def released(self, notice: Notice) -> None:
         """Hear of a hold that has ended, and over which instances it still was."""
         ...
 
@@ -121,12 +122,31 @@ class Intake:
         for known in [event] if self._remembered is None else self._remembered.take(event):
             self._merge(known)
 
-    def fall_back(self, registries: Sequence[str]) -> frozenset[str]:
-        """Offer what was last known in place of these registries, as far as it is known; return of which it is."""
+    async def first_words(
+        self, registries: Sequence[str], required: Sequence[str], patience_s: float | None
+    ) -> frozenset[str]:
+        """Return when every required registry has said what there is, or what was last known is offered in its place.
+
+        That is done after `patience_s`; None where nothing was known. An optional registry is not waited for, but is
+        not taken for an empty one either: what was last known of it is there before anything is published (law 1).
+        Return the registries in whose place it is offered.
+        """
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._until_known(required)
+        except TimeoutError:
+            pass  # what was last known has to do
         if self._remembered is not None:
-            for event in self._remembered.fall_back(registries):
+            silent = [name for name in registries if name not in self._live.current.synced]
+            for event in self._remembered.fall_back(silent):
                 self._merge(event)
-        return self.stale
+        stale = self.stale
+        await self._until_known(required)
+        return stale
+
+    async def _until_known(self, required: Sequence[str]) -> None:
+        while not self._live.current.synced.union(self.stale).issuperset(required):
+            await self._live.wait()
 
     def _merge(self, event: RegistryEvent) -> None:
         for each in self._merged.take(event):
@@ -134,19 +154,19 @@ class Intake:
 
     def _take(self, event: RegistryEvent) -> None:
         match event:
-            case PutInstance():
-                self._apply(self._with_record(event))
-            case DeleteInstance():
-                self._apply(event)
+            case PutInstance(instance=instance):
+                self._settle(self._with_record(event), instance.key)
+            case DeleteInstance(key=key):
+                self._settle(event, key)
             case Missing():
                 now, wall = self._clocks.monotonic(), self._clocks.wall()
-                self._guarded(lambda: self._guard.missing(event, self._live.current, now=now, wall=wall))
+                self._decided(self._guard.missing(event, self._live.current, now=now, wall=wall))
             case Recorded():
                 self._record(event)
             case Members(ids=ids):
                 self._work.members(ids)
             case Release(hold=hold):
-                self._guarded(lambda: self._guard.release(hold, self._live.current))
+                self._decided(self._guard.release(hold, self._live.current))
             case Lost(registry=registry, reason=reason):
                 if registry == self._store:
                     self._work.members(None)
@@ -158,43 +178,25 @@ class Intake:
             case _:
                 self._live.apply(event)
 
-    def _guarded(self, decide: Callable[[], list[Event]]) -> None:
-        """Apply what the guard decides, and tell what it holds now that it did not before, and the reverse."""
-        before = {hold.id: hold for hold in self._guard.holds()}
-        for event in decide():
-            self._apply(event, settles=False)
-        self._tell(before)
-
-    def _apply(self, event: Event, *, settles: bool = True) -> None:
-        """Apply an event. Where it `settles` what becomes of an instance, the guard need not think of it any more."""
-        match event:
-            case PutInstance(instance=instance) if settles:
-                self._settle(instance.key)
-            case DeleteInstance(key=key):
-                if settles:
-                    self._settle(key)
-                if key in self._recorded:
-                    self._work.gone(key)
-            case _:
-                pass
-        self._live.apply(event)
-
-    def _settle(self, key: InstanceKey) -> None:
-        if not self._guard.concerns(key):
-            return
-        before = {hold.id: hold for hold in self._guard.holds()}
-        self._guard.settled(key)
-        self._tell(before)
-
-    def _tell(self, before: dict[str, Hold]) -> None:
-        after = {hold.id: hold for hold in self._guard.holds()}
-        for hold_id, hold in after.items():
-            if hold_id not in before or hold.keys - before[hold_id].keys:
-                self._observer.held(hold)
-        for hold_id, hold in before.items():
-            if hold_id not in after:
-                self._observer.released(hold)
+    def _decided(self, decision: Decision) -> None:
+        """Apply what the guard decided, and tell people what it holds and what it holds no more."""
+        for event in decision.events:
+            self._apply(event)
+        for notice in decision.held:
+            self._observer.held(notice)
+        for notice in decision.ended:
+            self._observer.released(notice)
         self._set_timer()
+
+    def _settle(self, event: PutInstance | DeleteInstance, key: InstanceKey) -> None:
+        """Apply what a registry means to become of an instance: the guard need not think of it any more."""
+        self._apply(event)
+        self._decided(self._guard.settled(key))
+
+    def _apply(self, event: Event) -> None:
+        if isinstance(event, DeleteInstance) and event.key in self._recorded:
+            self._work.gone(event.key)
+        self._live.apply(event)
 
     def _set_timer(self) -> None:
         due = self._guard.next_due()
@@ -204,8 +206,7 @@ class Intake:
 
     def _on_timer(self) -> None:
         self._timer_at = None
-        self._guarded(lambda: self._guard.due(self._clocks.monotonic(), self._live.current))
-        self._set_timer()
+        self._decided(self._guard.due(self._clocks.monotonic(), self._live.current))
 
     def _with_record(self, event: PutInstance) -> PutInstance:
         """Give an instance the verdict that the registry keeps of it, where that still speaks of it."""

@@ -10,15 +10,16 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from controlplane.catalog import Catalog, Change, Scope
 from controlplane.live import LiveCatalog
-from controlplane.model import InstanceKey, PutInstance, PutPolicy, PutResource, Resolved
+from controlplane.model import Held, InstanceKey, PutAliases, PutInstance, PutPolicy, PutResource, Resolved
 from controlplane.remembered import LastGood, Saved
 
 FORMAT = 1
@@ -32,6 +33,7 @@ CONFIRM_EVERY_S = 10.0
 _KINDS: dict[str, TypeAdapter[Any]] = {
     "instance": TypeAdapter(PutInstance),
     "policy": TypeAdapter(PutPolicy),
+    "aliases": TypeAdapter(PutAliases),
     "resource": TypeAdapter(PutResource),
     "name": TypeAdapter(Resolved),
 }
@@ -71,17 +73,17 @@ class LastGoodFile:
         if hashlib.sha256(body).hexdigest() != checksum:
             raise NotGood(f"{self.path} is damaged: its checksum does not fit")
         events: list[Saved] = []
-        held: set[InstanceKey] = set()
+        held: dict[InstanceKey, str] = {}
         try:
             for line in body.splitlines():
                 record = orjson.loads(line)
                 event = _KINDS[record["kind"]].validate_python(record["value"])
                 events.append(event)
-                if record.get("held"):
-                    held.add(event.instance.key)
-        except (ValidationError, KeyError, TypeError) as error:
+                if record["held"]:
+                    held[event.instance.key] = record["held"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotGood(f"{self.path} holds what this version does not take: {error}") from None
-        return LastGood(confirmed_at=confirmed_at, events=tuple(events), held=frozenset(held))
+        return LastGood(confirmed_at=confirmed_at, events=tuple(events), held=held)
 
     def write(self, catalog: Catalog) -> None:
         """Put the catalog in the file's place, durably. Raises OSError; the old file stays then."""
@@ -106,7 +108,7 @@ class LastGoodFile:
 
 
 def _lines(catalog: Catalog) -> Iterator[bytes]:
-    def line(kind: str, value: Saved, held: bool = False) -> bytes:
+    def line(kind: str, value: Saved, held: str = "") -> bytes:
         return orjson.dumps({"kind": kind, "held": held, "value": value}, option=orjson.OPT_APPEND_NEWLINE)
 
     for host in sorted(catalog.resolutions):
@@ -118,60 +120,87 @@ def _lines(catalog: Catalog) -> Iterator[bytes]:
         if service.own_policy is not None:
             policy = PutPolicy(service=service.name, policy=service.own_policy, registry=service.policy_registry)
             yield line("policy", policy)
+        if service.aliases:
+            aliases = PutAliases(service=service.name, aliases=service.aliases, registry=service.aliases_registry)
+            yield line("aliases", aliases)
         for each in service.entries.values():
             event = PutInstance(
                 instance=each.instance, registry=each.registry, verdict=each.verdict, stated=each.stated
             )
-            yield line("instance", event, bool(each.held))
+            yield line("instance", event, each.held)
 
 
 class LastGoodKeeper:
-    """Keep the file up to date with the catalog, while every registry can be heard."""
+    """Keep the file up to date with the catalog, while what is in force is what the registries hold.
 
-    def __init__(self, file: LastGoodFile, live: LiveCatalog, *, registries: frozenset[str]) -> None:
+    That is once `ready`, which is when proxies are served, and while each of `registries` can be heard: those that
+    are required. One that is optional and silent does not keep the rest from being remembered.
+    """
+
+    def __init__(
+        self,
+        file: LastGoodFile,
+        live: LiveCatalog,
+        *,
+        registries: frozenset[str],
+        ready: Callable[[], bool],
+        write_every_s: float = WRITE_EVERY_S,
+    ) -> None:
         self._file = file
         self._live = live
         self._registries = registries
+        self._ready = ready
+        self._write_every_s = write_every_s
         self._wake = asyncio.Event()
-        self._written: Catalog | None = None
+        self._hurry = asyncio.Event()
+        self._written = False
         self.fault = ""
         live.subscribe(self._on_change)
 
     def _on_change(self, change: Change) -> None:
         if change.scope is not Scope.READINESS:
             self._wake.set()
+        if isinstance(change.event, Held):  # no registry has those any more
+            self._hurry.set()
 
     async def run(self) -> None:
         """Write until cancelled, then once more if there is news."""
         try:
             while True:
                 await self._step()
-                try:
-                    async with asyncio.timeout(CONFIRM_EVERY_S):
-                        await self._wake.wait()
-                    await asyncio.sleep(WRITE_EVERY_S)  # what comes close together is written once
-                except TimeoutError:
-                    pass
+                if await _happens(self._wake, CONFIRM_EVERY_S):
+                    await _happens(self._hurry, self._write_every_s)  # what comes close together is written once
         finally:
             if self._wake.is_set():
                 await self._step()
 
     async def _step(self) -> None:
+        self._hurry.clear()
         catalog = self._live.current
-        if catalog.lost or not self._registries <= catalog.synced:
-            return  # what is in force may not be what the registries hold
-        job: Callable[[], None] = self._file.confirm
-        if self._wake.is_set() or self._written is None:
+        if not self._ready() or not self._registries <= catalog.synced or not self._registries.isdisjoint(catalog.lost):
+            return
+        job = self._file.confirm
+        if self._wake.is_set() or not self._written:
             self._wake.clear()
-            job = self._write
+            job = partial(self._file.write, catalog)
         try:
-            await asyncio.to_thread(job)
+            writing = asyncio.ensure_future(asyncio.to_thread(job))
+            try:
+                await asyncio.shield(writing)
+            finally:
+                await asyncio.wait(
+                    [writing]
+                )  # a thread goes on whoever is cancelled, and the next write must not meet it
+            self._written = True
             self.fault = ""
         except OSError as error:
             self._wake.set()
             self.fault = f"{self._file.path} cannot be written: {error.strerror or error}"
 
-    def _write(self) -> None:
-        catalog = self._live.current
-        self._file.write(catalog)
-        self._written = catalog
+
+async def _happens(event: asyncio.Event, within_s: float) -> bool:
+    try:
+        async with asyncio.timeout(within_s):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -362,12 +362,14 @@ class Missing:
     """Say that instances are gone though nobody asked for it: the guard has a second look (law 14).
 
     All that one occasion took comes in one event, so that they are judged together. `reason`: "ttl expired" for
-    leases that ran out, "missing after a reconnect" for what a new listing does not hold.
+    leases that ran out, "missing after a reconnect" for what a new listing does not hold. `hold` is the id of the
+    hold under which a former process kept all of them; else "".
     """
 
     keys: tuple[InstanceKey, ...]
     registry: str
     reason: str
+    hold: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from controlplane.model import (
     DeleteResource,
     InstanceKey,
     Missing,
+    PutAliases,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -23,9 +24,9 @@ from controlplane.model import (
     Synced,
 )
 
-Saved = PutInstance | PutPolicy | PutResource | Resolved
-_Registered = PutInstance | PutPolicy | PutResource
-_Key = InstanceKey | ServiceName | ResourceKey
+Saved = PutInstance | PutPolicy | PutAliases | PutResource | Resolved
+_Registered = PutInstance | PutPolicy | PutAliases | PutResource
+_Key = InstanceKey | ServiceName | tuple[ServiceName] | ResourceKey
 
 MISSING = "missing after a restart"
 
@@ -34,12 +35,12 @@ MISSING = "missing after a restart"
 class LastGood:
     """Hold what was in force, as events, and when that was last known to be true (seconds since the epoch).
 
-    `held` names those instances that no registry had any more and the mass-loss guard kept.
+    `held` names those instances that no registry had any more and the mass-loss guard kept, with its hold's id.
     """
 
     confirmed_at: float
     events: tuple[Saved, ...]
-    held: frozenset[InstanceKey]
+    held: Mapping[InstanceKey, str]
 
 
 class Remembered:
@@ -51,6 +52,7 @@ class Remembered:
 
     def __init__(self, known: LastGood, registries: Iterable[str], *, journalled: frozenset[str], fresh: bool) -> None:
         self._fresh = fresh
+        self._held = known.held
         self._unconfirmed: dict[str, dict[_Key, _Registered]] = {name: {} for name in registries}
         self._offered: set[str] = set()
         for event in known.events:
@@ -77,7 +79,7 @@ class Remembered:
     def take(self, event: RegistryEvent) -> list[RegistryEvent]:
         """Return what a registry's event means beside what was last known: itself, and at its first listing more."""
         match event:
-            case PutInstance() | PutPolicy() | PutResource():
+            case PutInstance() | PutPolicy() | PutAliases() | PutResource():
                 self._unconfirmed.get(event.registry, {}).pop(_key(event), None)
             case Synced(registry=registry) if registry in self._unconfirmed:
                 return [*self._compared(registry, self._unconfirmed.pop(registry)), event]
@@ -91,24 +93,28 @@ class Remembered:
         if not offered and not self._fresh:
             return []
         told: list[RegistryEvent] = []
-        gone: list[InstanceKey] = []
+        gone: dict[str, list[InstanceKey]] = {}
         for event in absent.values():
             match event:
                 case PutInstance(instance=instance):
                     if not offered:
                         told.append(event)  # the guard may keep only what there is
-                    gone.append(instance.key)
+                    gone.setdefault(self._held.get(instance.key, ""), []).append(instance.key)
                 case PutPolicy(service=service) if offered:
                     told.append(DeletePolicy(service=service, registry=registry))
+                case PutAliases(service=service) if offered:
+                    told.append(PutAliases(service=service, aliases=(), registry=registry))
                 case PutResource(resource=resource) if offered:
                     told.append(DeleteResource(key=resource.key, registry=registry))
                 case _:
                     pass
         if not self._fresh:
-            told += (DeleteInstance(key=key, registry=registry, reason=MISSING) for key in gone)
-        elif gone:
-            told.append(Missing(keys=tuple(gone), registry=registry, reason=MISSING))
-        return told
+            lost = (key for keys in gone.values() for key in keys)
+            return [*told, *(DeleteInstance(key=key, registry=registry, reason=MISSING) for key in lost)]
+        return told + [
+            Missing(keys=tuple(gone[hold]), registry=registry, reason=MISSING, hold=hold)
+            for hold in sorted(gone, reverse=True)  # what was held comes first: else it counts as what is left
+        ]
 
 
 def _key(event: _Registered) -> _Key:
@@ -117,5 +123,7 @@ def _key(event: _Registered) -> _Key:
             return instance.key
         case PutPolicy(service=service):
             return service
+        case PutAliases(service=service):
+            return (service,)  # which its policy's is not
         case PutResource(resource=resource):
             return resource.key

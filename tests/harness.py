@@ -34,7 +34,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], what: str, patience_s: float = PATIENCE_S) -> T:
+async def eventually(
+    look: Callable[[], Awaitable[T | None]], what: str | Callable[[], str], patience_s: float = PATIENCE_S
+) -> T:
     """Look again and again until there is something to see; fail with `what` where there never is."""
     try:
         async with asyncio.timeout(patience_s):
@@ -43,7 +45,7 @@ async def eventually(look: Callable[[], Awaitable[T | None]], what: str, patienc
                     return seen  # type: ignore[return-value]
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"not within {patience_s} s: {what}") from None
+        raise AssertionError(f"not within {patience_s} s: {what if isinstance(what, str) else what()}") from None
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
@@ -99,7 +101,7 @@ class ControlPlane:
                 stdout=log,
                 stderr=log,
             )
-        await eventually(self._ready, f"the control plane is ready; its log:\n{self.log()}")
+        await eventually(self._ready, lambda: f"the control plane is ready; its log:\n{self.log()}")
 
     async def _ready(self) -> bool:
         assert self.process is not None
@@ -305,9 +307,13 @@ async def instances(control_plane: ControlPlane, service: str, *names: str) -> A
 
 
 class Traffic:
-    """Send requests one after another in the background, and remember what came back."""
+    """Send requests one after another in the background, and remember what came back.
 
-    def __init__(self, envoy: Envoy, path: str) -> None:
+    `pause_s` lies between an answer and the next request, so that what is tested has the machine's time too.
+    """
+
+    def __init__(self, envoy: Envoy, path: str, *, pause_s: float = 0.0) -> None:
+        self._pause_s = pause_s
         self._envoy = envoy
         self._path = path
         self.seen: Counter[str] = Counter()
@@ -339,6 +345,7 @@ class Traffic:
 
     async def _send(self) -> None:
         while True:
+            await asyncio.sleep(self._pause_s)
             await self._wanted.wait()
             self._under_way += 1
             try:

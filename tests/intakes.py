@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from controlplane.guard import Guard, Hold, Limits
+from controlplane.guard import Guard, Limits, Notice
 from controlplane.intake import Clocks, Intake
 from controlplane.live import LiveCatalog
 from controlplane.model import InstanceKey, Judged
@@ -36,11 +36,11 @@ class Told:
     def registry_synced(self, registry: str) -> None:
         self.said.append(("synced", registry))
 
-    def held(self, hold: Hold) -> None:
-        self.said.append(("held", hold.id))
+    def held(self, notice: Notice) -> None:
+        self.said.append(("held", notice.id))
 
-    def released(self, hold: Hold) -> None:
-        self.said.append(("released", hold.id))
+    def released(self, notice: Notice) -> None:
+        self.said.append(("released", notice.id))
 
 
 def intake_of(

@@ -13,6 +13,7 @@ from controlplane.model import (
     GraceOver,
     HealthStatus,
     Judged,
+    PutInstance,
     PutPolicy,
     Resolved,
     ServiceName,
@@ -233,3 +234,27 @@ def test_every_event_moves_the_revision_by_one_or_changes_nothing(events: list[E
         for name, service in state.services.items():
             assert service.name == name
             assert service.entries or service.own_policy is not None or service.emptied_at is not None
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "b", "c"]), st.sampled_from(["x", "y"]))))
+def test_the_size_is_the_number_of_instances(steps: list[tuple[bool, str, str]]) -> None:
+    catalog_ = Catalog()
+    for there, service, id_ in steps:
+        event = put(service, id_) if there else DeleteInstance(key=key(service, id_), registry="memory")
+        catalog_, _ = catalog_.apply(event)
+        assert catalog_.size == len(list(catalog_.entries()))
+
+
+@pytest.mark.parametrize("checks_enabled", [True, False])
+def test_a_verdict_that_the_registry_states_counts_whether_checks_of_ours_are_on_or_not(checks_enabled: bool) -> None:
+    stated = PutInstance(instance=instance(id="a"), registry="consul", stated=verdict(HealthStatus.UNHEALTHY))
+    after = catalog(stated, checks_enabled=checks_enabled)
+    entry = after.entry(key("web", "a"))
+    assert entry is not None
+    assert entry.status is HealthStatus.UNHEALTHY
+
+    again, _ = after.apply(PutInstance(instance=instance(id="a"), registry="consul"))
+
+    entry = again.entry(key("web", "a"))
+    assert entry is not None
+    assert (entry.status, entry.stated) == (HealthStatus.HEALTHY, None), "it stands as long as the registry says so"

@@ -1,11 +1,21 @@
 """What proxies are told of a service, and the reason of each step."""
 
 import pytest
-from builders import catalog, key, put, verdict
+from builders import catalog, instance, key, put, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlplane.model import DeleteInstance, Event, HealthStatus, Judged, PutPolicy, Resolved, ServiceName
+from controlplane.catalog import Catalog
+from controlplane.model import (
+    DeleteInstance,
+    Event,
+    HealthStatus,
+    Judged,
+    PutInstance,
+    PutPolicy,
+    Resolved,
+    ServiceName,
+)
 from controlplane.plan import Cluster, Planner, plan
 from controlplane.policy import Policy, Strategy
 
@@ -174,3 +184,62 @@ def test_only_the_changed_entry_is_decided_anew() -> None:
 
     pairs = zip(before.localities[0].endpoints, after.localities[0].endpoints, strict=True)
     assert [new.id for old, new in pairs if old is not new] == ["w7"]
+
+
+class TestSeveralRegistries:
+    """An address that two of them claim belongs to the first registry, then to the lowest id."""
+
+    @staticmethod
+    def planned(*claims: tuple[str, str, str]) -> Cluster:
+        state = Catalog(ranking=("consul", "etcd"))
+        for id_, registry, host in claims:
+            state, _ = state.apply(PutInstance(instance=instance("web", id_, host=host), registry=registry))
+        return plan(state.services[WEB], state)
+
+    @pytest.mark.parametrize(
+        ("claims", "winner"),
+        [
+            pytest.param([("a", "etcd"), ("b", "consul")], "b", id="the first registry's wins over a lower id"),
+            pytest.param([("b", "consul"), ("a", "etcd")], "b", id="whichever came first"),
+            pytest.param([("b", "etcd"), ("a", "etcd")], "a", id="within one registry the lowest id wins"),
+            pytest.param([("a", "kubernetes"), ("b", "etcd")], "b", id="a registry without a rank comes last"),
+        ],
+    )
+    def test_who_has_an_address(self, claims: list[tuple[str, str]], winner: str) -> None:
+        cluster = self.planned(*((id_, registry, "10.0.0.1") for id_, registry in claims))
+        assert list(offered(cluster)) == [winner]
+        (loser,) = (decision for decision in cluster.decisions if not decision.offered)
+        assert loser.reasons[-1] == f"left out: 10.0.0.1:8080 is already offered as {winner}"
+
+    def test_what_is_shown_is_in_the_order_of_ids(self) -> None:
+        cluster = self.planned(("c", "consul", "10.0.0.3"), ("a", "etcd", "10.0.0.1"), ("b", "consul", "10.0.0.2"))
+        assert [decision.instance_id for decision in cluster.decisions] == ["a", "b", "c"]
+        assert list(offered(cluster)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "ours", "draining", "status", "why"),
+    [
+        pytest.param(HealthStatus.UNHEALTHY, None, False, HealthStatus.UNHEALTHY, "consul says disk", id="stated"),
+        pytest.param(
+            HealthStatus.DEGRADED, HealthStatus.HEALTHY, False, HealthStatus.DEGRADED, "consul", id="over ours"
+        ),
+        pytest.param(
+            HealthStatus.HEALTHY, HealthStatus.UNHEALTHY, False, HealthStatus.UNHEALTHY, "HTTP", id="ours over healthy"
+        ),
+        pytest.param(HealthStatus.UNHEALTHY, None, True, HealthStatus.DRAINING, "asked for", id="draining over all"),
+        pytest.param(HealthStatus.HEALTHY, None, False, HealthStatus.HEALTHY, "no check", id="stated healthy"),
+    ],
+)
+def test_what_a_registry_says_of_an_instances_health_counts(
+    stated: HealthStatus, ours: HealthStatus | None, draining: bool, status: HealthStatus, why: str
+) -> None:
+    event = PutInstance(
+        instance=instance("web", "a", draining=draining, health_check=None if ours is None else CHECK),
+        registry="consul",
+        verdict=None if ours is None else verdict(ours),
+        stated=verdict(stated, reason="disk"),
+    )
+    (decision,) = planned(event).decisions
+    assert (decision.offered, decision.status) == (True, status)
+    assert why in decision.reasons[0]

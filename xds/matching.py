@@ -16,6 +16,7 @@ from xds.types import Node
 
 _MAX_MATCHERS = 256
 _MAX_DEPTH = 8
+_MAX_EXPRESSIONS = 8  # in all of a request: each may take milliseconds on a node, with nobody served meanwhile
 _MAX_REGEX = 256
 _MAX_TEXT = 512  # what an expression is tried on; two repetitions take time by the square of it
 _MAX_REPEATS = 2
@@ -42,74 +43,112 @@ def any_node(matchers: Sequence[NodeMatcher]) -> MatchesNode:
     """Compile matchers of which one has to match; none at all match every node (Q-01, Q-03).
 
     Raises:
-        MatcherError: a matcher is empty, or of a kind that is not served.
+        MatcherError: a matcher is empty, of a kind that is not served, or there are too many.
     """
     if len(matchers) > _MAX_MATCHERS:
         raise MatcherError(f"node_matchers: {len(matchers)} matchers; at most {_MAX_MATCHERS} are read")
     if not matchers:
         return lambda _node: True
-    each = [_one_node(matcher, f"node_matchers[{number}]") for number, matcher in enumerate(matchers)]
+    compiler = _Compiler()
+    each = [compiler.node(matcher, f"node_matchers[{number}]") for number, matcher in enumerate(matchers)]
     return lambda node: any(matches(node) for matches in each)
 
 
-def _one_node(matcher: NodeMatcher, where: str) -> MatchesNode:
-    parts: list[MatchesNode] = []
-    if matcher.node_id is not None:
-        matches_id = _string(matcher.node_id, f"{where}.node_id")
-        parts.append(lambda node: matches_id(node.id))
-    for number, struct in enumerate(matcher.node_metadatas):
-        parts.append(_metadata(struct, f"{where}.node_metadatas[{number}]"))
-    if not parts:
-        raise MatcherError(f"{where}: set node_id or node_metadatas, or leave node_matchers empty for all nodes")
-    return lambda node: all(part(node) for part in parts)
+class _Compiler:
+    """Compile the matchers of one request, and count what of them is dear to try."""
 
+    def __init__(self) -> None:
+        self._expressions = 0
 
-def _metadata(matcher: StructMatcher, where: str) -> MatchesNode:
-    keys = [segment.key or "" for segment in matcher.path]
-    if not keys or not all(keys):
-        raise MatcherError(f"{where}.path: name at least one key, and no empty one")
-    if matcher.value is None:
-        raise MatcherError(f"{where}.value: set what the value has to be; present_match: true asks for any")
-    matches = _value(matcher.value, f"{where}.value", 0)
+    def node(self, matcher: NodeMatcher, where: str) -> MatchesNode:
+        parts: list[MatchesNode] = []
+        if matcher.node_id is not None:
+            matches_id = self._string(matcher.node_id, f"{where}.node_id")
+            parts.append(lambda node: matches_id(node.id))
+        for number, struct in enumerate(matcher.node_metadatas):
+            parts.append(self._metadata(struct, f"{where}.node_metadatas[{number}]"))
+        if not parts:
+            raise MatcherError(f"{where}: set node_id or node_metadatas, or leave node_matchers empty for all nodes")
+        return lambda node: all(part(node) for part in parts)
 
-    def found(node: Node) -> bool:
-        value: object = node.metadata
-        for key in keys:
-            value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
-        return matches(value)
+    def _metadata(self, matcher: StructMatcher, where: str) -> MatchesNode:
+        keys = [segment.key or "" for segment in matcher.path]
+        if not keys or not all(keys):
+            raise MatcherError(f"{where}.path: name at least one key, and no empty one")
+        if matcher.value is None:
+            raise MatcherError(f"{where}.value: set what the value has to be; present_match: true asks for any")
+        matches = self._value(matcher.value, f"{where}.value", 0)
 
-    return found
+        def found(node: Node) -> bool:
+            value: object = node.metadata
+            for key in keys:
+                value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+            return matches(value)
 
+        return found
 
-def _value(matcher: ValueMatcher, where: str, depth: int) -> _MatchesValue:
-    if depth > _MAX_DEPTH:
-        raise MatcherError(f"{where}: matchers are nested deeper than {_MAX_DEPTH}")
-    kind, wanted = betterproto2.which_one_of(matcher, "match_pattern")
-    chosen: Any = wanted
-    match kind:
-        case "null_match":
-            return lambda value: value is None
-        case "present_match":
-            return lambda value: (value is not _ABSENT) is chosen
-        case "bool_match":
-            return lambda value: value is chosen
-        case "string_match":
-            text = _string(chosen, f"{where}.string_match")
-            return lambda value: isinstance(value, str) and text(value)
-        case "double_match":
-            return _double(chosen, f"{where}.double_match")
-        case "list_match":
-            if chosen.one_of is None:
-                raise MatcherError(f"{where}.list_match.one_of: set what one of the items has to be")
-            item = _value(chosen.one_of, f"{where}.list_match.one_of", depth + 1)
-            return lambda value: isinstance(value, list) and any(map(item, value))
-        case "or_match":
-            each = [
-                _value(one, f"{where}.or_match.value_matchers[{number}]", depth + 1)
-                for number, one in enumerate(chosen.value_matchers)
-            ]
-            return lambda value: any(one(value) for one in each)
-    raise MatcherError(f"{where}: set one of its matchers")
+    def _value(self, matcher: ValueMatcher, where: str, depth: int) -> _MatchesValue:
+        if depth > _MAX_DEPTH:
+            raise MatcherError(f"{where}: matchers are nested deeper than {_MAX_DEPTH}")
+        kind, wanted = betterproto2.which_one_of(matcher, "match_pattern")
+        chosen: Any = wanted
+        match kind:
+            case "null_match":
+                return lambda value: value is None
+            case "present_match":
+                return lambda value: (value is not _ABSENT) is chosen
+            case "bool_match":
+                return lambda value: value is chosen
+            case "string_match":
+                text = self._string(chosen, f"{where}.string_match")
+                return lambda value: isinstance(value, str) and text(value)
+            case "double_match":
+                return _double(chosen, f"{where}.double_match")
+            case "list_match":
+                if chosen.one_of is None:
+                    raise MatcherError(f"{where}.list_match.one_of: set what one of the items has to be")
+                item = self._value(chosen.one_of, f"{where}.list_match.one_of", depth + 1)
+                return lambda value: isinstance(value, list) and any(map(item, value))
+            case "or_match":
+                each = [
+                    self._value(one, f"{where}.or_match.value_matchers[{number}]", depth + 1)
+                    for number, one in enumerate(chosen.value_matchers)
+                ]
+                return lambda value: any(one(value) for one in each)
+        raise MatcherError(f"{where}: set one of its matchers")
+
+    def _string(self, matcher: StringMatcher, where: str) -> _MatchesText:
+        kind, wanted = betterproto2.which_one_of(matcher, "match_pattern")
+        chosen: Any = wanted
+        if kind == "safe_regex":
+            # Envoy ignores ignore_case here, too.
+            whole = self._expression(chosen.regex, f"{where}.safe_regex.regex")
+            return lambda text: len(text) <= _MAX_TEXT and whole.fullmatch(text) is not None
+        if kind not in ("exact", "prefix", "suffix", "contains"):
+            raise MatcherError(f"{where}: set exact, prefix, suffix, contains or safe_regex")
+        sought = str(chosen).lower() if matcher.ignore_case else str(chosen)
+
+        def compared(text: str) -> bool:
+            text = text.lower() if matcher.ignore_case else text
+            match kind:
+                case "exact":
+                    return text == sought
+                case "prefix":
+                    return text.startswith(sought)
+                case "suffix":
+                    return text.endswith(sought)
+            return sought in text
+
+        return compared
+
+    def _expression(self, pattern: str, where: str) -> re.Pattern[str]:
+        self._expressions += 1
+        if self._expressions > _MAX_EXPRESSIONS:
+            detail = (
+                f"at most {_MAX_EXPRESSIONS} regular expressions are tried for a request; use exact, prefix or suffix"
+            )
+            raise MatcherError(f"{where}: {detail}")
+        return _regex(pattern, where)
 
 
 def _double(matcher: Any, where: str) -> _MatchesValue:
@@ -121,31 +160,6 @@ def _double(matcher: Any, where: str) -> _MatchesValue:
         case "range":
             return lambda value: isinstance(value, int | float) and chosen.start <= value < chosen.end
     raise MatcherError(f"{where}: set exact or range")
-
-
-def _string(matcher: StringMatcher, where: str) -> _MatchesText:
-    kind, wanted = betterproto2.which_one_of(matcher, "match_pattern")
-    chosen: Any = wanted
-    if kind == "safe_regex":
-        # Envoy ignores ignore_case here, too.
-        whole = _regex(chosen.regex, f"{where}.safe_regex.regex")
-        return lambda text: len(text) <= _MAX_TEXT and whole.fullmatch(text) is not None
-    if kind not in ("exact", "prefix", "suffix", "contains"):
-        raise MatcherError(f"{where}: set exact, prefix, suffix, contains or safe_regex")
-    sought = str(chosen).lower() if matcher.ignore_case else str(chosen)
-
-    def compared(text: str) -> bool:
-        text = text.lower() if matcher.ignore_case else text
-        match kind:
-            case "exact":
-                return text == sought
-            case "prefix":
-                return text.startswith(sought)
-            case "suffix":
-                return text.endswith(sought)
-        return sought in text
-
-    return compared
 
 
 def _regex(pattern: str, where: str) -> re.Pattern[str]:

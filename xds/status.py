@@ -52,6 +52,10 @@ class StreamInfo:
 _WORST_FIRST = (State.ERROR, State.STALE, State.NOT_SENT, State.SYNCED)
 
 
+def _badness(state: State) -> int:
+    return -_WORST_FIRST.index(state)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceStatus:
     """Show one resource of a proxy. `updated_at` is when it was acknowledged, None where it never was.
@@ -118,10 +122,16 @@ class ProxyStatus:
 
     @property
     def types(self) -> Mapping[str, TypeStatus]:
-        """Show each type once: as on the stream that was opened last."""
+        """Show each type once: as on the stream where it stands worst, of equal ones the newest.
+
+        A gRPC client has a stream for each of its channels' targets, which have nothing else in common.
+        """
         merged: dict[str, TypeStatus] = {}
         for stream in self.streams:
-            merged |= stream.types
+            for type_url, each in stream.types.items():
+                known = merged.get(type_url)
+                if known is None or _badness(each.state) >= _badness(known.state):
+                    merged[type_url] = each
         return MappingProxyType(merged)
 
     def held(self, type_url: str) -> Mapping[str, Resource]:
@@ -194,6 +204,30 @@ class _Stream:
     info: StreamInfo
     connected_at: float
     types: dict[str, _Type] = field(default_factory=dict)
+
+
+class _Asking:
+    """Look up where the resources of a type stand on one stream."""
+
+    def __init__(self, info: StreamInfo, seen: _Type, type_url: str) -> None:
+        self._info = info
+        self._seen = seen
+        self._type_url = type_url
+        self._updated_at = seen.changes.at()
+
+    def resource(self, name: str) -> ResourceStatus | None:
+        standing = self._info.standing(self._type_url, name)
+        if standing is None:
+            return None
+        refused = self._seen.refused.get(name) if standing.state is State.ERROR else None
+        if standing.state is State.ERROR and refused is None:
+            standing = replace(standing, state=State.STALE)
+        return ResourceStatus(
+            type_url=self._type_url,
+            standing=standing,
+            updated_at=self._updated_at(name) if standing.held is not None else None,
+            refusal=refused.refusal if refused is not None else None,
+        )
 
 
 class Status:
@@ -272,46 +306,44 @@ class Status:
         """List the connected proxies by node id."""
         return tuple(self._proxy(self._by_node[node_id]) for node_id in sorted(self._by_node))
 
+    def nodes(self) -> tuple[Node, ...]:
+        """List the connected nodes by id, each as it told itself last."""
+        return tuple(streams[max(streams)].info.node for _, streams in sorted(self._by_node.items()))
+
     def proxy(self, node_id: str) -> ProxyStatus | None:
         """Return a connected proxy, or None."""
         streams = self._by_node.get(node_id)
         return self._proxy(streams) if streams else None
 
     def waiting(self, node_id: str, type_url: str) -> Waiting | None:
-        """Tell what a type waits for on a proxy's newest stream that has it; None where none has."""
-        newest = self._newest(node_id, type_url)
-        return None if newest is None else newest.info.waiting(type_url)
-
-    def _newest(self, node_id: str, type_url: str) -> _Stream | None:
-        """Find the stream that counts where several of a node have a type, as in `ProxyStatus.types`."""
-        streams = self._by_node.get(node_id, {})
-        return next((streams[key] for key in sorted(streams, reverse=True) if type_url in streams[key].types), None)
+        """Tell what a type waits for, on the stream that `ProxyStatus.types` shows; None where none has it."""
+        having = self._having(node_id, type_url)
+        if not having:
+            return None
+        shown = max(having, key=lambda stream: _badness(stream.types[type_url].state(stream.info)))
+        return shown.info.waiting(type_url)
 
     def resources(self, node_id: str, type_url: str, *, after: str = "") -> Iterator[ResourceStatus]:
         """List what a proxy asks for, holds and refuses of a type, by name, each looked up when it is asked for.
 
         Begins behind the name `after`. A client that left a response unapplied without a word (S-06) did not refuse
-        it: that is STALE. Where several streams of a node have the type, the newest counts, as in `ProxyStatus.types`.
+        it: that is STALE. Of a name that several streams of a node ask for, the newest counts.
         """
-        newest = self._newest(node_id, type_url)
-        if newest is None:
-            return
-        info, seen = newest.info, newest.types[type_url]
-        updated_at = seen.changes.at()
-        names = info.names(type_url)
+        asking: dict[str, _Asking] = {}
+        for stream in reversed(self._having(node_id, type_url)):
+            each = _Asking(stream.info, stream.types[type_url], type_url)
+            names = stream.info.names(type_url)
+            asking = {**dict.fromkeys(names, each), **asking} if asking else dict.fromkeys(names, each)
+        names = sorted(asking)
         for name in islice(names, bisect_right(names, after) if after else 0, None):
-            standing = info.standing(type_url, name)
-            if standing is None:
-                return  # the stream ended
-            refused = seen.refused.get(name) if standing.state is State.ERROR else None
-            if standing.state is State.ERROR and refused is None:
-                standing = replace(standing, state=State.STALE)
-            yield ResourceStatus(
-                type_url=type_url,
-                standing=standing,
-                updated_at=updated_at(name) if standing.held is not None else None,
-                refusal=refused.refusal if refused is not None else None,
-            )
+            found = asking[name].resource(name)
+            if found is not None:  # else the stream ended meanwhile
+                yield found
+
+    def _having(self, node_id: str, type_url: str) -> list[_Stream]:
+        """Return the streams of a node that have a type, the newest first."""
+        streams = self._by_node.get(node_id, {})
+        return [streams[key] for key in sorted(streams, reverse=True) if type_url in streams[key].types]
 
     def tally(self) -> Tally:
         """Count all streams. May be called from another thread: it copies what it walks over."""

@@ -7,6 +7,7 @@ changed since, each thing once (law 7); when that is longer ago than the history
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import orjson
 from aiohttp import ClientConnectionResetError, web
@@ -31,8 +32,11 @@ from controlplane.model import (
     DeletePolicy,
     DeleteResource,
     GraceOver,
+    Held,
     InstanceKey,
     Judged,
+    Lost,
+    PutAliases,
     PutInstance,
     PutPolicy,
     PutResource,
@@ -204,8 +208,12 @@ def _touch(touched: _Touched, change: Change, catalog: Catalog, only: frozenset[
                 for entry in () if service is None else service.sorted_entries():
                     if entry.instance.host == event.host:
                         touched.instances.setdefault(entry.instance.key, "")
-        case PutResource() | DeleteResource() | GraceOver() | Synced():
+        case Held(keys=keys):
+            touched.instances.update((key, "") for key in keys if key.service in services)
+        case PutAliases() | PutResource() | DeleteResource() | GraceOver() | Synced() | Lost():
             pass
+        case _:
+            assert_never(event)
 
 
 def _puts(edge: Edge, catalog: Catalog, name: ServiceName) -> Iterator[bytes]:

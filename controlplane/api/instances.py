@@ -70,7 +70,9 @@ async def put_instance(edge: Edge, request: web.Request) -> web.Response:
     refuse_script(instance, edge.context.script_problem)
     entry = edge.context.live.current.entry(key)
     require(request, None if entry is None else tag_of(edge, entry))
-    expected = entry.instance if entry is not None and "If-Match" in request.headers else None
+    # One that the guard holds is in no registry that could compare it: it is registered anew.
+    compared = entry is not None and not entry.held and "If-Match" in request.headers
+    expected = entry.instance if entry is not None and compared else None
     try:
         stored = await store(edge, instance, expected=expected)
     except (Conflict, UnknownInstance):
@@ -351,6 +353,6 @@ OPERATIONS = (
         handler=heartbeat,
         parameters=(SERVICE, INSTANCE_ID),
         answers=(Answer(status=200, description="How long the lease runs now.", models=(Heartbeat,)),),
-        problems=(INVALID, UNKNOWN_SERVICE, UNKNOWN_INSTANCE, CONFLICT, REGISTRY_UNAVAILABLE),
+        problems=(INVALID, UNKNOWN_SERVICE, UNKNOWN_INSTANCE, ADDRESS_TAKEN, CONFLICT, REGISTRY_UNAVAILABLE),
     ),
 )

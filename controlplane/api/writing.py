@@ -75,8 +75,10 @@ class Stored:
 async def store(edge: Edge, instance: Instance, *, expected: Instance | None = None) -> Stored:
     """Put an instance into the registry; with `expected`, only in place of that. Raises as `ask` does."""
     before = edge.context.live.current.revision
+    entry = edge.context.live.current.entry(instance.key)
+    held = entry is not None and bool(entry.held)  # new to the registry, but it was there for everyone who looked
     new = await ask(edge, "register", edge.context.registry.put(instance, expected=expected))
-    return Stored(instance=instance, new=new, before=before)
+    return Stored(instance=instance, new=new and not held, before=before)
 
 
 async def deregister(edge: Edge, key: InstanceKey) -> bool:
@@ -98,7 +100,8 @@ async def visible(edge: Edge, stored: Stored, within_s: float | None = None) -> 
 
     def made() -> Entry | None:
         entry = live.current.entry(key)
-        if entry is not None and same_instance(entry.instance, stored.instance):
+        # One that is still held looks the same, and is not yet what the registry has.
+        if entry is not None and not entry.held and same_instance(entry.instance, stored.instance):
             return entry
         revision = _in_history(
             edge,

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
-from controlplane.app import StartError, control_plane, require_free
+from controlplane.app import control_plane
 from controlplane.bootstrap import bootstrap
 from controlplane.cli.run import configure_logs, run
 from controlplane.local_envoy import EnvoyMissing, LocalEnvoy, envoy_binary
+from controlplane.ports import StartError, require_free
 from controlplane.settings import Loaded
 
 SERVICE = "demo"

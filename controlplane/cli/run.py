@@ -9,8 +9,9 @@ from typing import Any
 import structlog
 import uvloop
 
-from controlplane.app import StartError, control_plane
+from controlplane.app import control_plane
 from controlplane.cli import FAILED, fail
+from controlplane.ports import StartError
 from controlplane.settings import Loaded
 from controlplane.telemetry.logs import configure
 

@@ -11,12 +11,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol
 
 from controlplane.model import (
     Instance,
     InstanceKey,
+    Missing,
     RawResource,
     RegistryEvent,
     Release,
@@ -328,10 +330,21 @@ class MemoryRegistry:
     async def _tell(self, emit: Emit) -> None:
         count = 0
         while self._untold:
-            emit(self._untold.popleft())
+            emit(self._next_untold())
             count += 1
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
+
+    def _next_untold(self) -> RegistryEvent:
+        """Take the next event; what expired close together is one loss, so that it is judged together."""
+        event = self._untold.popleft()
+        if not isinstance(event, Missing):
+            return event
+        keys = list(event.keys)
+        while self._untold and isinstance(after := self._untold[0], Missing) and after.reason == event.reason:
+            keys += after.keys
+            self._untold.popleft()
+        return replace(event, keys=tuple(keys))
 
     async def _remove_due(self) -> None:
         now = self._clock()

@@ -6,6 +6,7 @@ another without leaving the catalog.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from controlplane.model import (
     DeleteInstance,
@@ -53,7 +54,7 @@ class Merged:
                         else:
                             gone.append(key)
                 if gone:
-                    told.append(Missing(keys=tuple(gone), registry=registry, reason=event.reason))
+                    told.append(replace(event, keys=tuple(gone)))
                 return told
             case PutPolicy(service=service, registry=registry):
                 policies = self._policies.setdefault(service, {})

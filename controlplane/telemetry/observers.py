@@ -5,7 +5,7 @@ from collections.abc import Hashable
 
 import structlog
 
-from controlplane.guard import Hold
+from controlplane.guard import Notice
 from controlplane.telemetry.metrics import Metrics
 from controlplane.views import NodeGroup
 from xds.history import safe_words
@@ -52,20 +52,20 @@ class IntakeObserver:
         """Say that a registry has said everything there is."""
         self._log.info("registry.synced", registry=registry)
 
-    def held(self, hold: Hold) -> None:
+    def held(self, notice: Notice) -> None:
         """Say whom the guard holds, and how to let go."""
         self._log.error(
             "guard.held",
-            hold=hold.id,
-            reason=hold.reason,
-            instances=len(hold.keys),
-            some=[str(key) for key in sorted(hold.keys)[:_MAX_NAMES]],
-            remedy=f"they stay offered; to let them go now: POST /api/v1/guard/{hold.id}/release",
+            hold=notice.id,
+            reason=notice.reason,
+            instances=notice.instances,
+            some=[str(key) for key in notice.keys[:_MAX_NAMES]],
+            remedy=f"they stay offered; to let them go now: POST /api/v1/guard/{notice.id}/release",
         )
 
-    def released(self, hold: Hold) -> None:
+    def released(self, notice: Notice) -> None:
         """Say that a hold has ended."""
-        self._log.warning("guard.released", hold=hold.id, instances=len(hold.keys))
+        self._log.warning("guard.released", hold=notice.id, instances=notice.instances)
 
 
 class StreamObserver:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from builders import key, put, verdict
 
-from controlplane.model import DeletePolicy, GraceOver, HealthStatus, Judged, PutPolicy, Resolved, Synced
+from controlplane.model import DeletePolicy, GraceOver, HealthStatus, Held, Judged, Lost, PutPolicy, Resolved, Synced
 from controlplane.policy import Policy
 
 pytestmark = pytest.mark.unit
@@ -113,6 +113,7 @@ async def test_the_state_comes_first_then_every_change(edge):
             PutPolicy(service="web", policy=Policy(timeout=9), registry="memory"), ("put", "policy web"), id="a policy"
         ),
         pytest.param(DeletePolicy(service="api", registry="memory"), ("delete", "policy api"), id="a policy's end"),
+        pytest.param(Held(keys=(key("web", "a"),), hold="web"), ("put", "web/a"), id="a hold of the guard"),
     ],
 )
 async def test_whatever_changes_what_is_shown_is_an_event(edge, event, expected):
@@ -134,6 +135,7 @@ async def test_what_shows_nothing_is_no_event(edge):
         await stream.until("synced")
         edge.live.apply(GraceOver(service="web", emptied_at=3))
         edge.live.apply(Synced(registry="another"))
+        edge.live.apply(Lost(registry="another", reason="refused"))
         await edge.register("web", id="b")
 
         assert (await stream.next()).about == ("put", "web/b")

@@ -100,3 +100,10 @@ def test_constraints_name_no_place() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
 
     assert [line for line in lines if "==" not in line or "://" in line or "@" in line] == []
+
+
+@pytest.mark.parametrize("client", ["kubernetes", "aetcd", "consul"])
+def test_the_clients_of_registries_are_imported_only_where_they_are_used(client: str) -> None:
+    """Kubernetes' alone takes 70 MB and most of a second."""
+    asked = f"import sys, controlplane.app, controlplane.cli; sys.exit({client!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0

@@ -1,7 +1,8 @@
-"""What one change costs for each client in our own code: everything between the snapshot and grpc, without grpc."""
+"""What a client costs in our own code, in time and memory: all between the snapshot and grpc, without grpc."""
 
 import gc
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from xds.types import Node as NodeValue
 
 pytestmark = pytest.mark.benchmark
 
-SERVICES, CLIENTS, ROUNDS = 1_000, 200, 12
+SERVICES, CLIENTS, ROUNDS, CHANGES = 1_000, 200, 12, 300
 NAMES = [f"svc-{number}" for number in range(SERVICES)]
 
 
@@ -96,37 +97,94 @@ def test_what_a_change_costs_for_each_client(delta: bool, report: Callable[[str]
         report(measured(delta=delta))
 
 
-def measured(*, delta: bool) -> str:
-    observer = StreamObserver(Status(clock=time.time), Metrics(LiveCatalog(epoch="e"), version="0"))
-    pool, writer = NamesPool(), ResponseWriter("bench")
-    clients = [Client(number, pool, writer, observer, delta=delta) for number in range(CLIENTS)]
-    clusters = ResourceSet(Resource.of(name, b"c" * 300, refs=[(ENDPOINT, name)]) for name in NAMES)
-    assignments = ResourceSet(Resource.of(name, b"e" * 800) for name in NAMES)
-    now = Snapshot({CLUSTER: clusters, ENDPOINT: assignments})
-    acks: dict[str, bytes] = {}
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("delta", [True, False], ids=["delta", "sotw"])
+def test_what_each_client_keeps_in_memory(delta: bool, report: Callable[[str], None]) -> None:
+    with capture_logs():
+        report(kept(delta=delta))
 
-    def sync(client: Client) -> None:
-        client.stream.offer(now)
+
+class Fleet:
+    """Bring many equal clients in step, and tell them one change after the other."""
+
+    def __init__(self, *, delta: bool) -> None:
+        self._delta = delta
+        self._observer = StreamObserver(Status(clock=time.time), Metrics(LiveCatalog(epoch="e"), version="0"))
+        self._pool, self._writer = NamesPool(), ResponseWriter("bench")
+        self._clusters = ResourceSet(Resource.of(name, b"c" * 300, refs=[(ENDPOINT, name)]) for name in NAMES)
+        self._assignments = ResourceSet(Resource.of(name, b"e" * 800) for name in NAMES)
+        self._acks: dict[str, bytes] = {}
+        self._asks = {CLUSTER: asking(CLUSTER, [], delta=delta), ENDPOINT: asking(ENDPOINT, NAMES, delta=delta)}
+        self.now = self._snapshot(0)
+
+    def _snapshot(self, number: int) -> Snapshot:
+        return Snapshot({CLUSTER: self._clusters, ENDPOINT: self._assignments}, f"r{number}")
+
+    def client(self, number: int) -> Client:
+        return Client(number, self._pool, self._writer, self._observer, delta=self._delta)
+
+    def sync(self, client: Client) -> None:
+        client.stream.offer(self.now)
         for type_url, names in ((CLUSTER, []), (ENDPOINT, NAMES)):
-            client.hear(asks[type_url])
+            client.hear(self._asks[type_url])
             (response,) = client.send()
-            if type_url not in acks:
-                acks[type_url] = asking(type_url, names, delta=delta, answered=response)
-            client.hear(acks[type_url])
+            if type_url not in self._acks:
+                self._acks[type_url] = asking(type_url, names, delta=self._delta, answered=response)
+            client.hear(self._acks[type_url])
 
-    asks = {CLUSTER: asking(CLUSTER, [], delta=delta), ENDPOINT: asking(ENDPOINT, NAMES, delta=delta)}
-    first = timed(sync, clients)
+    def change(self, number: int) -> str:
+        """Change one assignment; return its name."""
+        name = NAMES[number % SERVICES]
+        self._assignments = self._assignments.replacing([Resource.of(name, b"%d" % number * 400)])
+        self.now = self._snapshot(number)
+        return name
+
+    def ack(self, answered: Response) -> bytes:
+        return asking(ENDPOINT, NAMES, delta=self._delta, answered=answered)
+
+
+def kept(*, delta: bool) -> str:
+    fleet = Fleet(delta=delta)
+    fleet.sync(fleet.client(CLIENTS))  # what is kept for all together is there now
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        clients = [fleet.client(number) for number in range(CLIENTS)]
+        for client in clients:
+            fleet.sync(client)
+        gc.collect()
+        synced, _ = tracemalloc.get_traced_memory()
+        for number in range(CHANGES):
+            changed = {ENDPOINT: frozenset({fleet.change(number)})}
+            answers = []
+            for client in clients:
+                client.stream.offer(fleet.now, changed, 0.0)
+                answers += client.send()
+            ack = fleet.ack(answers[0])
+            for client in clients:
+                client.hear(ack)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    each = [(now - before) / CLIENTS / 1024 for now in (synced, after)]
+    which = "delta" if delta else "SotW"
+    return f"{which}: a client in step keeps {each[0]:.1f} KiB of ours, after {CHANGES} changes {each[1]:.1f} KiB"
+
+
+def measured(*, delta: bool) -> str:
+    fleet = Fleet(delta=delta)
+    clients = [fleet.client(number) for number in range(CLIENTS)]
+    first = timed(fleet.sync, clients)
     gc.collect()
     best = [float("inf")] * 3
     for number in range(ROUNDS):
-        name = NAMES[number]
-        assignments = assignments.replacing([Resource.of(name, b"%d" % number * 400)])
-        now = Snapshot({CLUSTER: clusters, ENDPOINT: assignments}, f"r{number}")
-        changes = {ENDPOINT: frozenset({name})}
-        newest, answers = now, list[Response]()
-        offer = timed(lambda client, to=newest, named=changes: client.stream.offer(to, named, 0.0), clients)
+        changed = {ENDPOINT: frozenset({fleet.change(number)})}
+        newest, answers = fleet.now, list[Response]()
+        offer = timed(lambda client, to=newest, named=changed: client.stream.offer(to, named, 0.0), clients)
         push = timed(lambda client, into=answers: into.extend(client.send()), clients)
-        ack = asking(ENDPOINT, NAMES, delta=delta, answered=answers[0])
+        ack = fleet.ack(answers[0])
         acked = timed(lambda client, data=ack: client.hear(data), clients)
         best = [min(pair) for pair in zip(best, (offer, push, acked), strict=True)]
 

@@ -22,6 +22,7 @@ from controlplane.bootstrap import grpc_bootstrap
 
 pytestmark = pytest.mark.e2e
 
+FILTERS = "type.googleapis.com/envoy.extensions.filters."
 CALLER = Path(__file__).with_name("grpc_caller.py")
 
 
@@ -217,6 +218,66 @@ async def test_a_service_that_is_not_there_takes_no_other_down(control_plane: Co
         await client.reaches("a", "b")
 
     assert [failure for failure in client.failures if "nobody" not in failure] == []
+
+
+async def raw(control_plane: ControlPlane, path: str, body: dict[str, Any]) -> None:
+    async with control_plane.client.put(f"{control_plane.api}/xds/{path}", json=body) as answer:
+        assert answer.status in (200, 201), await answer.text()
+
+
+async def clusters(control_plane: ControlPlane) -> dict[str, Any]:
+    """Return how the client's clusters stand."""
+    async with control_plane.client.get(f"{control_plane.api}/proxies/caller") as answer:
+        shown = await answer.json()
+    return next((dict(each) for each in shown.get("types", ()) if each["type"] == "Cluster"), {"state": "NOT_SENT"})
+
+
+async def test_a_cluster_that_the_client_refuses_takes_no_other_down_and_is_named(control_plane: ControlPlane) -> None:
+    """K-04, P-03: Envoy takes a cluster that resolves a name by itself, and gRPC does not."""
+    host = {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": ""}, "route": {"cluster": "odd"}}]}
+    manager = {
+        "@type": FILTERS + "network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "odd",
+        "route_config": {"name": "odd", "virtual_hosts": [host]},
+        "http_filters": [{"name": "router", "typed_config": {"@type": FILTERS + "http.router.v3.Router"}}],
+    }
+    await raw(control_plane, "listeners/odd", {"name": "odd", "api_listener": {"api_listener": manager}})
+    async with (
+        instances(control_plane, "web", a=1, b=1) as ports,
+        calling(control_plane, "xds:///odd", "xds:///web") as client,
+    ):
+        address = {"socket_address": {"address": "127.0.0.1", "port_value": ports["a"]}}
+        groups = [{"locality": {}, "load_balancing_weight": 1, "lb_endpoints": [{"endpoint": {"address": address}}]}]
+        endpoints = {"cluster_name": "odd", "endpoints": groups}
+        refused = {"name": "odd", "type": "STRICT_DNS", "connect_timeout": "1s", "load_assignment": endpoints}
+        await client.reaches("a", "b")
+        await raw(control_plane, "clusters/odd", refused)
+
+        async def said() -> bool:
+            return (await clusters(control_plane))["state"] == "ERROR"
+
+        await eventually(said, "the client refuses the cluster")
+        await client.more(200)
+        shown = await clusters(control_plane)
+        assert [each["name"] for each in shown["refusals"]] == ["odd"]
+        assert "odd" in shown["refusals"][0]["message"]
+        assert shown["nacks"] == 1  # it was not sent again
+        await control_plane.delete("web", "b")
+        await client.reaches("a")  # what else changes goes on
+
+        await raw(control_plane, "endpoints/odd", endpoints)
+        source = {"eds_config": {"ads": {}, "resource_api_version": "V3"}}
+        await raw(control_plane, "clusters/odd", {"name": "odd", "type": "EDS", "eds_cluster_config": source})
+
+        async def healed() -> bool:
+            failed = len(client.failures)
+            await client.more(100)
+            return len(client.failures) == failed
+
+        await eventually(healed, "the client takes the cluster, and no call fails any more")
+        assert (await clusters(control_plane))["refusals"] == []
+        assert client.failures != []
+        assert [failure for failure in client.failures if "xds:///odd" not in failure] == []
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["sigterm", "sigkill"])

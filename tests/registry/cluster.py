@@ -91,12 +91,14 @@ class Cluster:
         ttl_s: float = 30.0,
         user: str = ADMIN,
         token: str | None = None,
-        kubeconfig: Path | None = None,
+        kubeconfig: Path | str | None = None,
         **options: Any,
     ) -> KubernetesRegistry:
         """Return a registry of this namespace; `member` None: one that shares nothing."""
+        if kubeconfig is None:
+            kubeconfig = self.server.kubeconfig(user, namespace=self.namespace, token=token)
         given: dict[str, Any] = {
-            "kubeconfig": str(kubeconfig or self.server.kubeconfig(user, namespace=self.namespace, token=token)),
+            "kubeconfig": str(kubeconfig),
             "namespaces": (self.namespace,),
             "sharing": None if member is None else Sharing(member=member, ttl_s=ttl_s),
             "clock": time.monotonic,

@@ -134,7 +134,7 @@ async def scene(
         await envoy.start()
         stack.push_async_callback(envoy.stop)
         await envoy.serves(SERVICE, *instances)
-        traffic = await stack.enter_async_context(Traffic(envoy, f"/{SERVICE}/"))
+        traffic = await stack.enter_async_context(Traffic(envoy, f"/{SERVICE}/", pause_s=0.02))
         yield Scene(
             registry=registry,
             control_planes=control_planes,

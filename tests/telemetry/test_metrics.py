@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import put, verdict
+from builders import key, put, verdict
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from controlplane.live import LiveCatalog
-from controlplane.model import DeleteInstance, HealthCheck, HealthStatus, PutPolicy, ServiceName
+from controlplane.model import DeleteInstance, HealthCheck, HealthStatus, Held, Lost, PutPolicy, ServiceName, Synced
 from controlplane.policy import Policy
 from controlplane.telemetry.families import FAMILIES
 from controlplane.telemetry.metrics import Metrics
@@ -300,3 +300,37 @@ class TestDocumentation:
     def test_the_page_is_current(self) -> None:
         page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
         assert page == reference(), "run: python -m controlplane.telemetry.reference > docs/metrics.md"
+
+
+class TestRegistries:
+    @pytest.fixture
+    def metrics(self, live: LiveCatalog) -> Metrics:
+        ages = {"etcd": lambda: 12.5, "consul": lambda: 0.0}
+        return Metrics(live, version="1.2.3", ages=ages, stale=lambda: frozenset({"consul"}))
+
+    def test_a_registry_is_connected_from_its_first_word_until_it_is_lost(
+        self, live: LiveCatalog, metrics: Metrics
+    ) -> None:
+        def connected() -> float:
+            return samples(metrics)['sd_registry_connected{registry="etcd"}']
+
+        assert connected() == 0
+        live.apply(Synced(registry="etcd"))
+        assert connected() == 1
+        live.apply(Lost(registry="etcd", reason="refused"))
+        assert connected() == 0
+        live.apply(Synced(registry="etcd"))
+        assert connected() == 1
+
+    def test_each_registry_shows_its_age_and_whether_the_disk_speaks_for_it(self, metrics: Metrics) -> None:
+        shown = samples(metrics)
+        assert shown['sd_registry_age_seconds{registry="etcd"}'] == 12.5
+        assert shown['sd_registry_last_known_good{registry="etcd"}'] == 0
+        assert shown['sd_registry_last_known_good{registry="consul"}'] == 1
+
+    def test_what_the_guard_holds_is_counted(self, live: LiveCatalog, metrics: Metrics) -> None:
+        for port, id_ in enumerate("abc", start=1):
+            live.apply(put("web", id_, port=port))
+        assert samples(metrics)["sd_guard_held_instances"] == 0
+        live.apply(Held(keys=(key("web", "a"), key("web", "b")), hold="web"))
+        assert samples(metrics)["sd_guard_held_instances"] == 2

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from builders import key
 from structlog.testing import capture_logs
 
+from controlplane.guard import Notice
 from controlplane.live import LiveCatalog
 from controlplane.raw.overlay import Limit
 from controlplane.telemetry.metrics import Metrics
-from controlplane.telemetry.observers import StreamObserver
+from controlplane.telemetry.observers import IntakeObserver, StreamObserver
 from controlplane.views import GRPC, NodeGroup
 from xds.messages import Nacked, Regrouped, Sent, Subscribed
 from xds.status import Status, StreamInfo
@@ -122,3 +124,29 @@ def test_what_a_node_is_told_from_now_on_is_said_in_plain_words(group: NodeGroup
     (line,) = (line for line in lines if line["event"] == "xds.regrouped")
     assert line.items() >= told.items()
     assert "(" not in str(line["raw_resources_for"])
+
+
+def test_a_hold_is_said_loudly_with_why_whom_and_what_to_do() -> None:
+    keys = tuple(key("web", f"i{number:03}") for number in range(200))
+    with capture_logs() as lines:
+        observer = IntakeObserver()
+        observer.held(Notice(id="web", reason="200 of 300 instances of web were lost", instances=250, keys=keys))
+        observer.released(Notice(id="web", reason="", instances=250, keys=keys))
+    begun, ended = lines
+    assert (begun["event"], begun["log_level"], begun["instances"]) == ("guard.held", "error", 250)
+    assert "POST /api/v1/guard/web/release" in begun["remedy"]
+    assert begun["some"][0] == "web/i000"
+    assert len(begun["some"]) < len(keys), "a line stays readable"
+    assert (ended["event"], ended["log_level"], ended["instances"]) == ("guard.released", "warning", 250)
+
+
+def test_a_registry_that_is_lost_is_a_warning_that_says_what_stands() -> None:
+    with capture_logs() as lines:
+        observer = IntakeObserver()
+        observer.registry_lost("etcd", "connection refused")
+        observer.registry_synced("etcd")
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("registry.lost", "warning"),
+        ("registry.synced", "info"),
+    ]
+    assert (lines[0]["registry"], lines[0]["reason"]) == ("etcd", "connection refused")

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -503,6 +503,16 @@ async def test_a_matcher_that_cannot_be_used_is_refused_by_field(it: Running, ma
     assert words in detail
 
 
+async def test_a_request_may_hold_a_few_expressions_and_no_more(it: Running) -> None:
+    nested = ValueMatcher(or_match=OrMatcher(value_matchers=[ValueMatcher(string_match=regex("a").node_id)] * 9))
+    for matchers in ([regex(f"a{number}.*") for number in range(9)], [metadata(nested, "a")]):
+        code, detail = await it.operator.refusal(bytes(ClientStatusRequest(node_matchers=matchers)))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "at most 8 regular expressions" in detail
+
+    assert await it.operator.ask(*(regex(f"a{number}.*") for number in range(8))) == []
+
+
 async def test_bytes_that_are_no_request_are_refused_and_nothing_else_happens(it: Running) -> None:
     dice = random.Random(7)
     codes = set()
@@ -527,6 +537,23 @@ async def test_an_answer_that_is_too_large_is_refused_with_the_remedy() -> None:
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "exclude_resource_contents" in detail
         assert len(await it.operator.ask(exclude=True)) == 1
+
+
+async def test_of_a_fleet_that_is_too_much_for_one_answer_a_few_can_be_asked_for() -> None:
+    async with running(max_answer_bytes=60_000) as it:
+        it.cache.set("all", snapshot("r1", a="1" * 20_000))
+        async with AsyncExitStack() as stack:
+            for number in range(4):
+                client = await stack.enter_async_context(XdsClient(it.port))
+                stream = client.ads(node=replace(EDGE, id=f"edge-{number}"))
+                await stream.subscribe(CLUSTER)
+                await stream.expect(CLUSTER)
+            code, detail = await it.operator.refusal(b"")
+
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "node_matchers" in detail
+            two = await it.operator.ask(exactly("edge-1"), exactly("edge-3"))
+            assert [config.node.id for config in two if config.node is not None] == ["edge-1", "edge-3"]
 
 
 async def test_an_answer_may_be_larger_than_grpc_takes_by_default(it: Running) -> None:

@@ -276,6 +276,13 @@ def test_what_changed_lately_is_dated_exactly_and_what_changed_before_by_a_bound
 
     assert (at("a"), at("b"), at("old-1")) == (3.0, 2.0, 1.0)
 
+    for number in range(10_000):
+        changes.add(4.0 + number, (f"c-{number % 1_000}",))
+    at = changes.at()
+
+    assert [at(f"c-{number}") for number in (999, 800)] == [10_003.0, 9_804.0]  # the last 256 exactly
+    assert 3.0 < (at("a") or 0) < 10_003.0 - 255  # of all others, by when it was at the latest
+
 
 @pytest.mark.parametrize("type_url", [SECRET, CLUSTER], ids=["a secret", "a cluster with its key inline"])
 def test_a_refusal_is_not_repeated_where_it_may_quote_a_private_key(type_url: str) -> None:
@@ -306,3 +313,31 @@ def test_what_was_refused_and_then_taken_back_by_its_author_is_no_error_any_more
     now = State.STALE
     assert state(status) is not State.ERROR
     assert (CLUSTER, State.ERROR) not in status.tally().clients
+
+
+def test_what_one_of_several_streams_refuses_is_not_hidden_by_what_another_took() -> None:
+    """A gRPC client has a stream for each target that it calls, each with names of its own."""
+    status = Status(clock=Clock())
+    for number, name in ((1, "odd"), (2, "web")):
+        stream = replace(
+            info(number),
+            names=lambda _url, name=name: [name],
+            standing=lambda _url, name: Standing(
+                name=name, state=State.ERROR if name == "odd" else State.SYNCED, version="v", sent=A, held=None
+            ),
+        )
+        status.on_event(stream, subscribed(names=1))
+        status.on_event(stream, sent())
+        status.on_event(stream, replace(nacked(), names=("odd",)) if name == "odd" else acked())
+    proxy = status.proxy("edge-1")
+
+    assert proxy is not None
+    assert proxy.types[CLUSTER].state is State.ERROR
+    assert proxy.types[CLUSTER].last_nack is not None
+    assert {one.standing.name for one in status.resources("edge-1", CLUSTER)} == {"odd", "web"}
+    assert [one.standing.name for one in status.resources("edge-1", CLUSTER, after="odd")] == ["web"]
+
+    status.on_event(info(1), Closed(unanswered=()))
+
+    assert state(status) is State.SYNCED
+    assert [one.standing.name for one in status.resources("edge-1", CLUSTER)] == ["web"]

@@ -43,13 +43,13 @@ class Changes:
         self.prefix = prefix
         self.folder = f"{prefix}changes/"
         self.own = f"{self.folder}{member}/"
-        self._slot = 0
+        self._serial = 0
 
     def operation(self, what: What, names: Iterable[str]) -> dict[str, Any]:
         """Return the operation that goes into a transaction which touches `names`."""
-        self._slot = (self._slot + 1) % SLOTS
-        said = [[what, name] for name in names]
-        return set_key(f"{self.own}{self._slot}", orjson.dumps(said))
+        self._serial += 1  # goes into the value, too: Consul takes setting the same value for no change
+        said = [self._serial, *([what, name] for name in names)]
+        return set_key(f"{self.own}{self._serial % SLOTS}", orjson.dumps(said))
 
     def release_key(self, hold: str) -> str:
         """Return the key that tells the others of a release. It has no slot: none may be overwritten."""
@@ -72,8 +72,8 @@ class Changes:
                 continue
             fresh[member] = fresh.get(member, 0) + 1
             try:
-                said = [Touched(What(what), str(name), index) for what, name in orjson.loads(each["Value"] or b"")]
-            except (ValueError, TypeError):
+                said = [Touched(What(what), str(name), index) for what, name in orjson.loads(each["Value"] or b"")[1:]]
+            except (ValueError, TypeError, KeyError):
                 return touched, True  # not ours, or of another version: whatever it says, look at everything
             touched += said
         return touched, any(count >= SLOTS for count in fresh.values())

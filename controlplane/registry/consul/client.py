@@ -20,10 +20,10 @@ REQUEST_TIMEOUT_S = 4.0
 """How long a request that does not wait may take: below the five seconds in which a write has to be refused."""
 
 WAIT_S = 8
-"""How long the queries wait by which a silent server is noticed. Consul adds up to a sixteenth, to spread them."""
+"""How long queries wait for a change, at most, so that a silent server is noticed. Consul adds up to a sixteenth.
 
-WAIT_LONG_S = 60
-"""How long all other queries wait: they are many, and need not notice what those above notice."""
+It is also how long Consul keeps the connection of a query that was broken off.
+"""
 
 _MARGIN_S = 1.5
 
@@ -89,6 +89,11 @@ class _Transport(HTTPClient):  # type: ignore[misc]  # py-consul has no types
                     response = Response(answer.status, answer.headers, await answer.text(encoding="utf-8"))
         except TimeoutError:
             raise Unreachable(f"{self.server} did not answer within {limit_s:.0f} s") from None
+        except aiohttp.ServerDisconnectedError:
+            raise Unreachable(
+                f"{self.server} closed the connection: it stopped, or its limit of connections is reached "
+                "(limits.http_max_conns_per_client)"
+            ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"{self.server} cannot be reached: {_short(error)}") from None
         return callback(response)
@@ -149,12 +154,12 @@ class Client:
 
     async def services(self, index: int = 0) -> tuple[int, dict[str, list[str]]]:
         """Return the names of all services, with their tags; with an index, when anything about services changed."""
-        found = await self._ask(self._api.catalog.services(index=index or None, wait=_wait(WAIT_S, index)))
+        found = await self._ask(self._api.catalog.services(index=index or None, wait=_wait(index)))
         return _index(found), found[1] or {}
 
     async def service(self, name: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
         """Return a service's instances with their checks; with an index, when one of them changed."""
-        found = await self._ask(self._api.health.service(name, index=index or None, wait=_wait(WAIT_LONG_S, index)))
+        found = await self._ask(self._api.health.service(name, index=index or None, wait=_wait(index)))
         return _index(found), found[1] or []
 
     async def service_index(self, name: str) -> int:
@@ -163,14 +168,25 @@ class Client:
 
     async def checks(self, state: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
         """Return the checks that are in a state; with an index, when one came or went."""
-        found = await self._ask(self._api.health.state(state, index=index or None, wait=_wait(WAIT_S, index)))
+        found = await self._ask(self._api.health.state(state, index=index or None, wait=_wait(index)))
         return _index(found), found[1] or []
 
     async def keys(self, prefix: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
         """Return the keys under a prefix, values as bytes; with an index, when one of them changed."""
-        asked = self._api.kv.get(prefix, recurse=True, index=index or None, wait=_wait(WAIT_S, index))
+        asked = self._api.kv.get(prefix, recurse=True, index=index or None, wait=_wait(index))
         found = await self._ask(asked)
         return _index(found), found[1] or []
+
+    async def folder(self, prefix: str) -> tuple[int, list[dict[str, Any]]]:
+        """Return the keys under a prefix, of which there is one at least: the folder itself, as Consul's UI makes it.
+
+        A query that waits for a change below no key at all wakes at every write to any of Consul's keys.
+        """
+        index, found = await self.keys(prefix)
+        if not found:
+            await self.write(prefix, b"")
+            index, found = await self.keys(prefix)
+        return index, found
 
     async def key(self, key: str) -> tuple[int, bytes | None]:
         """Return a key's ModifyIndex and value; 0 and None where it does not exist."""
@@ -257,8 +273,8 @@ def _with_port(host: str, port: int) -> str:
     return host if host.rpartition("]")[2].count(":") else f"{host}:{port}"
 
 
-def _wait(seconds: int, index: int) -> str | None:
-    return f"{seconds}s" if index else None
+def _wait(index: int) -> str | None:
+    return f"{WAIT_S}s" if index else None
 
 
 def _index(found: Any) -> int:

@@ -21,11 +21,11 @@ WATCHED_MAX = 50
 below the 200 connections that Consul takes of it."""
 
 _WORKERS = 8
-_GRACE_S = 0.03
+_GRACE_S = 0.02
 """How long a wake may go unexplained: the notes of other control planes take that long."""
 
-_DOUBT_S = 30.0
-"""How soon all services are asked after a wake that was explained: another change may have hidden behind it."""
+_DOUBT_S = 10.0
+"""How soon all services are asked after a wake behind whose explanation another change may hide."""
 
 _SERVERS = "consul"
 """The service that Consul's servers are: always there, and of no interest but for who may see it."""
@@ -38,7 +38,10 @@ class Resync(Exception):
 
 
 class Follower:
-    """Keep the mirror in step with Consul, and tell what changes. `touched` is told of changed documents."""
+    """Keep the mirror in step with Consul, and tell what changes.
+
+    `touched` is told of changed documents and releases, `heard` of each sign of life. `writes`: keys may be made.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Follower:
         clock: Callable[[], float],
         touched: Callable[[What, str], None],
         heard: Callable[[], None],
+        writes: bool,
     ) -> None:
         self._client = client
         self._teller = teller
@@ -55,19 +59,20 @@ class Follower:
         self._clock = clock
         self._touched = touched
         self._heard = heard
+        self._writes = writes
+        self._changes_index = 0
         self._sees_servers = False
         self._reset()
 
     def _reset(self) -> None:
         self._names: set[str] = set()
         self._names_index = 0
-        self._changes_index = 0
         self._explained: deque[int] = deque(maxlen=256)
-        self._recent: dict[str, None] = {}
-        self._dirty: dict[str, None] = {}
+        self._dirty: dict[str, bool] = {}
         self._fetching: set[str] = set()
         self._work = asyncio.Event()
-        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._watching: set[str] = set()
+        self._wanted: dict[str, None] = {}
         self._swept_at = self._clock()
         self._doubt = False
         self._sweep_now = asyncio.Event()
@@ -76,7 +81,13 @@ class Follower:
         """Bring the whole mirror up to date, without telling anything."""
         self._reset()
         self._teller.mirror.begin_anew()
-        self._changes_index, _ = await self._client.keys(self._changes.folder)
+        folder = self._changes.folder
+        index, found = await (self._client.folder(folder) if self._writes else self._client.keys(folder))
+        if 0 < self._changes_index <= index:
+            for each in self._changes.read(found, self._changes_index)[0]:
+                if each.what is What.RELEASE:  # was let go while Consul could not be heard; the rest is listed anyway
+                    self._touched(each.what, each.name)
+        self._changes_index = index
         self._names_index, names = await self._client.services()
         self._look_for_servers(names)
         self._take_names(names)
@@ -125,14 +136,14 @@ class Follower:
                 raise Resync("its index went backwards: it was restored from an older state")
             if index == self._names_index:
                 continue
-            self._names_index = index
+            last, self._names_index = self._names_index, index
             self._look_for_servers(names)
             before = set(self._names)
             self._take_names(names)
             for name in before ^ self._names:
                 self._mark(name)
             if len(self._names) > len(self._watching):
-                await self._explain(index)
+                await self._explain(last, index)
 
     def _look_for_servers(self, names: Iterable[str]) -> None:
         """Mind the right to read: a token without it gets an empty listing, and no error."""
@@ -147,12 +158,17 @@ class Follower:
             self._teller.mirror.refuse(name, "the service's name is no lower-case DNS name; it is left out")
         self._names = usable - {_SERVERS}
 
-    async def _explain(self, index: int) -> None:
+    async def _explain(self, before: int, index: int) -> None:
+        """Find out whether what woke the query between two indexes is known, and have all services asked if not."""
         for _ in range(2):
             if index in self._explained:
-                self._doubt = True
+                # what is in between may be writes to keys, or a service's change that hides behind the last one
+                if not all(each in self._explained for each in range(max(before + 1, index - 64), index)):
+                    self._doubt = True
                 return
             await asyncio.sleep(_GRACE_S)
+            if not (self._dirty or self._fetching or index in self._explained):
+                break
         self._sweep_now.set()
 
     async def _follow_changes(self) -> None:
@@ -164,10 +180,10 @@ class Follower:
             touched, missed = self._changes.read(found, self._changes_index)
             self._changes_index = index
             for each in touched:
+                self._explained.append(each.index)
                 if each.what is not What.SERVICE:
                     self._touched(each.what, each.name)
                 elif not self._teller.mirror.knows(each.name, each.index) and each.name not in self._watching:
-                    self._explained.append(each.index)
                     self._mark(each.name)
             if missed:
                 self._sweep_now.set()
@@ -195,9 +211,10 @@ class Follower:
             if name not in self._watching and name in self._names:
                 self._mark(name)
 
-    def _mark(self, name: str) -> None:
+    def _mark(self, name: str, *, promote: bool = False) -> None:
+        """Have a service fetched; `promote`: and then watched, because nobody but its own query tells of it."""
         if usable_name(name) and name != _SERVERS:
-            self._dirty[name] = None
+            self._dirty[name] = promote or self._dirty.get(name, False)
             self._work.set()
 
     async def _fetch(self) -> None:
@@ -208,39 +225,43 @@ class Follower:
                 self._work.clear()
                 await self._work.wait()
                 continue
-            del self._dirty[name]
+            promote = self._dirty.pop(name)
             self._fetching.add(name)
             try:
                 await self._take(name, *await self._client.service(name))
             finally:
                 self._fetching.discard(name)
                 self._work.set()
-            self._watch(name)
+            if promote or len(self._watching) < WATCHED_MAX:
+                self._watch(name)
 
     def _watch(self, name: str) -> None:
-        """Give a service a query of its own, in place of the one that has been quiet for longest if need be."""
-        self._recent.pop(name, None)
-        self._recent[name] = None
+        """Give a service a query of its own; where there is none left, as soon as one has brought nothing."""
         if name in self._watching or name not in self._names:
             return
-        if len(self._watching) >= WATCHED_MAX:
-            quiet = next(each for each in self._recent if each in self._watching)
-            del self._recent[quiet]
-            self._watching.pop(quiet).cancel()
-        self._watching[name] = self._group.create_task(self._follow_service(name))
+        if len(self._watching) < WATCHED_MAX:
+            self._watching.add(name)
+            self._group.create_task(self._follow_service(name))
+        else:
+            self._wanted.pop(name, None)
+            self._wanted[name] = None
+            if len(self._wanted) > WATCHED_MAX:
+                del self._wanted[next(iter(self._wanted))]
 
     async def _follow_service(self, name: str) -> None:
+        """Follow one service. No query is broken off for another: Consul would keep its connection till the end."""
         index = self._teller.mirror.index(name)
         while name in self._names:
             newer, found = await self._client.service(name, index)
             self._heard()
-            if newer == index:
-                continue
-            index = newer if newer > index else 0
-            await self._take(name, newer, found)
-            self._recent.pop(name, None)
-            self._recent[name] = None
-        self._watching.pop(name, None)
+            if newer != index:
+                index = newer if newer > index else 0
+                await self._take(name, newer, found)
+            elif self._wanted:
+                break
+        self._watching.discard(name)
+        if self._wanted:
+            self._watch(self._wanted.popitem()[0])
 
     async def _take(self, name: str, index: int, found: list[dict[str, Any]]) -> None:
         mirror = self._teller.mirror
@@ -275,15 +296,14 @@ class Follower:
                     continue
             self._sweep_now.clear()
             self._doubt = False
-            recent = [name for name in reversed(self._recent) if name in self._names]
-            waiting = [name for name in dict.fromkeys([*recent, *self._names]) if name not in self._watching]
-            waiting.reverse()
+            # the last is asked first: what has changed lately is likely to have changed again
+            waiting = [name for name in dict.fromkeys([*self._names, *self._wanted]) if name not in self._watching]
 
             async def ask(waiting: list[str] = waiting) -> None:
                 while waiting:
                     name = waiting.pop()
                     if await self._client.service_index(name) != self._teller.mirror.index(name):
-                        self._mark(name)
+                        self._mark(name, promote=True)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(_WORKERS):

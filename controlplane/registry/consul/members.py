@@ -55,6 +55,7 @@ class Membership:
         self._told: frozenset[str] = frozenset()
         self._shared_at: dict[InstanceKey, float] = {}
         self._due: dict[InstanceKey, None] = {}
+        self._shared = 0
         self._work = asyncio.Event()
 
     async def catch_up(self) -> None:
@@ -126,7 +127,7 @@ class Membership:
     def _take(self, found: Iterable[dict[str, Any]]) -> None:
         now = self._clock()
         there = {each["Key"].removeprefix(self._folder): each["ModifyIndex"] for each in found}
-        self._gone |= {member for member in self._heard if member not in there}
+        self._gone = (self._gone | self._heard.keys()) - there.keys()
         self._heard = {
             member: known if (known := self._heard.get(member)) is not None and known[0] == index else (index, now)
             for member, index in there.items()
@@ -163,14 +164,15 @@ class Membership:
             said = [[key.service, key.id] for key in due]
             per_key = max(_KEY_BYTES // 520, 1)
             for part, at in enumerate(range(0, len(said), per_key)):
-                body = orjson.dumps([self._count, *said[at : at + per_key]])
+                self._shared += 1  # Consul takes setting the same value for no change
+                body = orjson.dumps([self._shared, *said[at : at + per_key]])
                 await self._client.write(f"{self._renewals}{self._sharing.member}/{part}", body)
             if len(self._shared_at) > 2 * len(due) + 1_000:
                 oldest = self._clock() - 86_400
                 self._shared_at = {key: at for key, at in self._shared_at.items() if at > oldest}
 
     async def _follow_renewals(self) -> None:
-        index, _ = await self._ready(self._renewals)
+        index, _ = await self._client.folder(self._renewals)
         while True:
             seen = index
             index, found = await self._client.keys(self._renewals, index)
@@ -178,13 +180,13 @@ class Membership:
                 own = each["Key"].startswith(f"{self._renewals}{self._sharing.member}/")
                 if own or each["ModifyIndex"] <= seen or each["Key"].endswith("/"):
                     continue
-                for service, instance_id in orjson.loads(each["Value"] or b"[0]")[1:]:
-                    self._renew(InstanceKey(ServiceName(service), InstanceId(instance_id)))
+                for key in _renewed(each["Value"] or b""):
+                    self._renew(key)
 
-    async def _ready(self, folder: str) -> tuple[int, list[dict[str, Any]]]:
-        index, found = await self._client.keys(folder)
-        if not found:
-            # a query on no key at all would wake at every write in all of Consul's keys
-            await self._client.write(folder, b"")
-            index, found = await self._client.keys(folder)
-        return index, found
+
+def _renewed(value: bytes) -> list[InstanceKey]:
+    """Read whose leases were renewed. What is not ours, or of another version, says of none: a lease then counts on."""
+    try:
+        return [InstanceKey(ServiceName(service), InstanceId(id_)) for service, id_ in orjson.loads(value)[1:]]
+    except (ValueError, TypeError, KeyError):
+        return []

@@ -38,7 +38,8 @@ class ConsulRegistry:
     Use it as `async with`: that opens the connections and, on leaving, withdraws this control plane at once.
     `host` is a host, or several by comma, each perhaps with a port of its own: when one fails, the next is used.
     `context` is what https needs, see `tls_context`. `prefix` is where the common state lies in Consul's keys.
-    `sharing` None: only instances are read and written. `clock` is monotonic, `wall_clock` since the epoch, in seconds.
+    `sharing` None: only instances are read and written, and what time demands is left to those who share.
+    `clock` is monotonic, `wall_clock` since the epoch, in seconds.
     """
 
     name = REGISTRY
@@ -74,7 +75,9 @@ class ConsulRegistry:
                 REGISTRY, sharing, self._client, self._changes, clock, self._teller.tell, self._teller.renew
             )
         self._writer = Writer(self._client, self._teller, self._changes, clock, wall_clock, self._renewed)
-        self._follower = Follower(self._client, self._teller, self._changes, clock, self._touched, self._heard)
+        self._follower = Follower(
+            self._client, self._teller, self._changes, clock, self._touched, self._heard, writes=sharing is not None
+        )
         self._heard_at = clock()
 
     async def __aenter__(self) -> "ConsulRegistry":
@@ -138,9 +141,9 @@ class ConsulRegistry:
     async def _follow(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follower.follow())
-            group.create_task(self._writer.keep_time())
             if self._shared is not None:
                 group.create_task(self._shared.follow())
+                group.create_task(self._writer.keep_time())
             if self._membership is not None:
                 group.create_task(self._membership.follow())
 

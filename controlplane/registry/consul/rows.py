@@ -56,6 +56,7 @@ class Row:
     `remove_at`: when it is to be removed, in seconds since the epoch.
     """
 
+    key: InstanceKey
     instance: Instance
     own: bool
     node: str
@@ -67,11 +68,6 @@ class Row:
     expired: bool = False
     maintained: bool = False
     remove_at: float | None = None
-
-    @property
-    def key(self) -> InstanceKey:
-        """Return whom it is about."""
-        return self.instance.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +223,7 @@ def _own_row(key: InstanceKey, each: Mapping[str, Any]) -> Row:
         },
     )
     return Row(
+        key=key,
         instance=instance,
         own=True,
         node=NODE,
@@ -254,6 +251,7 @@ def _foreign_row(key: InstanceKey, each: Mapping[str, Any], unusable: list[Unusa
         why = "tags with spaces or commas, or of more than 128 characters, are left out; the instance is used"
         unusable.append(Unusable(place=f"{node['Node']}: {service['ID']}: tags", why=why, key=None))
     return Row(
+        key=key,
         instance=_instance(key, {**each, "Service": {**service, "Tags": tags[:64]}}, values),
         own=False,
         node=node["Node"],

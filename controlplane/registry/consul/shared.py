@@ -45,12 +45,7 @@ class Shared:
     async def catch_up(self) -> None:
         """Read everything, and tell what differs from what was told."""
         for kind in _WATCHED:
-            folder = f"{self._prefix}{kind}/"
-            index, found = await self._client.keys(folder)
-            if all(each["Key"] != folder for each in found):
-                # a query on no key at all would wake at every write in all of Consul's keys
-                await self._client.write(folder, b"")
-                index, found = await self._client.keys(folder)
+            index, found = await self._client.folder(f"{self._prefix}{kind}/")
             self._indexes[kind] = index
             self._take(kind, {each["Key"]: each["Value"] or b"" for each in found})
         _, found = await self._client.keys(f"{self._prefix}{Kind.VERDICT}/")

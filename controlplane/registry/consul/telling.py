@@ -35,6 +35,7 @@ class Teller:
         self._wall_clock = wall_clock
         self._delivered = Delivered(registry)
         self._verdicts: dict[InstanceKey, Verdict] = {}
+        self._asked: set[InstanceKey] = set()
         self._emit: Emit | None = None
 
     def listen(self, emit: Emit | None) -> None:
@@ -57,6 +58,10 @@ class Teller:
                     self.tell(self._delivered.put(row.instance, self._verdict(row)))
             if count % _SLICE == 0:
                 await asyncio.sleep(0)
+        for key in self._asked:
+            if self.mirror.get(key) is None:
+                self.tell(self._delivered.delete(key))
+        self._asked.clear()
         held = {row.key for row in self.mirror.rows() if not row.expired}
         self._lose(sorted(set(self._delivered.keys()) - held), MISSING)
 
@@ -87,6 +92,8 @@ class Teller:
     def removed(self, row: Row, index: int) -> None:
         """Take that an instance was removed here."""
         self.mirror.removed(row.key, index)
+        if self._emit is None:
+            self._asked.add(row.key)  # to be told as what it is, when somebody listens again
         self.listed(Difference(gone=(row,)))
 
     def renew(self, key: InstanceKey) -> float | None:

@@ -60,7 +60,7 @@ class EtcdClient:
     ) -> None:
         members, self._members = self._members, {}
         for member in members.values():
-            await member.channel.close()
+            await member.close()
 
     @property
     def endpoint(self) -> str:
@@ -97,23 +97,7 @@ class EtcdClient:
     async def keep_alive(self, lease: int) -> float:
         """Renew a lease; return the seconds that it lasts, 0 where it has gone."""
 
-        async def once(member: Member, how: dict[str, Any]) -> float:
-            call = member.lease.LeaseKeepAlive(**how)
-            try:
-                await call.write(rpc.LeaseKeepAliveRequest(ID=lease))
-                answer = await call.read()
-            except asyncio.InvalidStateError:  # how gRPC tells of a write to a call that has failed already
-                answer = grpc.aio.EOF
-            finally:
-                ended = call.done()
-                call.cancel()
-            if answer is not grpc.aio.EOF:
-                return float(answer.TTL)
-            if ended:
-                await call  # raises what ended it
-            raise Failed(f"etcd {member.endpoint} ended the renewal of a lease without a word")
-
-        return await self._ask(once)
+        return await self._ask(lambda member, how: member.renewals.renew(lease, **how))
 
     async def revoke(self, lease: int) -> None:
         """End a lease and what lies under it; one that has gone is fine."""

@@ -10,6 +10,8 @@ import grpc
 import grpc.aio
 from aetcd import rpc
 
+from controlplane.registry.etcd.renewals import Renewals
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 10_000),  # etcd takes more than one ping in 5 s for an attack
@@ -58,6 +60,12 @@ class Member:
         self.watch = rpc.WatchStub(self.channel)
         self.lease = rpc.LeaseStub(self.channel)
         self.auth = rpc.AuthStub(self.channel)
+        self.renewals = Renewals(self.lease)
+
+    async def close(self) -> None:
+        """End everything that is under way."""
+        await self.renewals.close()
+        await self.channel.close()
 
 
 def _channel(address: str, scheme: str, credentials: Credentials) -> grpc.aio.Channel:

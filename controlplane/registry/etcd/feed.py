@@ -22,6 +22,10 @@ from controlplane.registry.reconcile import EXPIRED, MISSING, Delivered
 _OURS = frozenset({DELETED, IDENTITY, RESUMED})
 
 
+_SLICE = 50
+"""How many keys of a listing are read in one go: a few milliseconds."""
+
+
 class Feed:
     """Hold what has been told, and what is known besides: who else is there, what is to be removed and when.
 
@@ -49,6 +53,10 @@ class Feed:
         """Return what cannot be used, by its key, and why."""
         return MappingProxyType(self._remarks)
 
+    def lists(self, member: str) -> bool:
+        """Tell whether etcd lists a control plane."""
+        return member in self._members
+
     def removal(self, key: InstanceKey) -> int | None:
         """Return the revision of the removal that is pending for an instance."""
         return self._removals.get(key)
@@ -66,8 +74,11 @@ class Feed:
             return Stored(instance=last, lease=kv.lease, revision=kv.mod_revision, readable=False)
         return Stored(instance=instance, lease=kv.lease, revision=kv.mod_revision)
 
-    def listing(self, kvs: Sequence[Any], revision: int) -> Iterator[RegistryEvent]:
-        """Take everything that etcd holds at a revision; tell the differences, what is missing last, and at once."""
+    def listing(self, kvs: Sequence[Any], revision: int) -> Iterator[list[RegistryEvent]]:
+        """Take everything that etcd holds at a revision; tell the differences, what is missing last, and at once.
+
+        What there is to tell comes in slices, which may be empty: between two, others may have a turn.
+        """
         seen: set[str] = set()
         found: set[InstanceKey] = set()
         self._remarks.clear()
@@ -75,20 +86,21 @@ class Feed:
         self._removals.clear()
         self.due = Deadlines()
         self.identity = None
-        for kv in kvs:
-            if (path := self._keys.path(kv.key)) is not None:
-                seen.add(path)
-                yield from self._document(path, kv)
-        for path in [path for path in self._documents if path not in seen]:
-            yield from self._document(path, None)
-        for kv in kvs:
-            if (place := self._keys.place(kv.key)) is not None and (key := self._key(place)) is not None:
-                yield from self._put(key, kv)
-                found.add(key)
+        for start in range(0, len(kvs), _SLICE):
+            yield [event for kv in kvs[start : start + _SLICE] for event in self._listed(kv, seen, found)]
+        told = [event for path in sorted(set(self._documents) - seen) for event in self._document(path, None)]
         self.view.keep(found, revision)
         known = self._delivered.keys()
-        yield from self._delivered.lose([key for key in known if key not in found], MISSING)
-        yield from self._told_members()
+        told += self._delivered.lose([key for key in known if key not in found], MISSING)
+        yield [*told, *self._told_members()]
+
+    def _listed(self, kv: Any, seen: set[str], found: set[InstanceKey]) -> Iterator[RegistryEvent]:
+        if (path := self._keys.path(kv.key)) is not None:
+            seen.add(path)
+            yield from self._document(path, kv)
+        elif (place := self._keys.place(kv.key)) is not None and (key := self._key(place)) is not None:
+            found.add(key)
+            yield from self._put(key, kv)
 
     def changes(self, events: Sequence[Any]) -> Iterator[RegistryEvent]:
         """Take what a watch reports, in its order."""
@@ -102,14 +114,17 @@ class Feed:
         expired: list[InstanceKey] = []
         members = frozenset(self._members)
         for event in events:
-            deleted = event.type == rpc.Event.DELETE
+            kv = None if event.type == rpc.Event.DELETE else event.kv
             if (path := self._keys.path(event.kv.key)) is not None:
-                yield from self._document(path, None if deleted else event.kv)
-            elif (place := self._keys.place(event.kv.key)) is not None and (key := self._key(place)) is not None:
-                if not deleted:
-                    yield from self._put(key, event.kv)
+                yield from self._document(path, kv)
+            elif (place := self._keys.place(event.kv.key)) is not None:
+                if kv is None:
+                    self._remarks.pop(self._named(place), None)
+                if (key := self._key(place, there=kv is not None)) is None:
                     continue
-                self._remarks.pop(self._named(place), None)
+                if kv is not None:
+                    yield from self._put(key, kv)
+                    continue
                 self.view.delete(key, revision)
                 if event.prev_kv.lease and str(key) not in asked:
                     expired.append(key)
@@ -123,11 +138,12 @@ class Feed:
         if self._member is not None:
             yield Members(ids=frozenset({*self._members, self._member}), registry=self._registry)
 
-    def _key(self, place: str) -> InstanceKey | None:
+    def _key(self, place: str, *, there: bool = True) -> InstanceKey | None:
         try:
             return instance_key(place)
         except Unreadable as error:
-            self._remark(self._named(place), error)
+            if there:
+                self._remark(self._named(place), error)
             return None
 
     def _put(self, key: InstanceKey, kv: Any) -> list[RegistryEvent]:

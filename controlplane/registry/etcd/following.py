@@ -5,7 +5,7 @@ takes the same store: one that was emptied has another identity, and is listed a
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from random import Random
 from typing import Any
 
@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from aetcd import rpc
 
-from controlplane.model import Lost, RegistryEvent, Synced
+from controlplane.model import Lost, Synced
 from controlplane.registry import Emit
 from controlplane.registry.backoff import Backoff
 from controlplane.registry.etcd import operations as op
@@ -35,8 +35,8 @@ store, such as a restored backup, than its identity and revision tell."""
 _PAGE = 500
 """How many keys one answer of a listing holds."""
 
-_SLICE = 200
-"""How many events go out before others get a turn of the event loop."""
+_SLICE = 50
+"""How many events of the watch go out before others get a turn of the event loop: a few milliseconds."""
 
 
 class Following:
@@ -140,7 +140,10 @@ class Following:
             more = page.more
             if more:
                 start = page.kvs[-1].key + b"\0"
-        await _emit_all(self._feed.listing(kvs, revision), emit)
+        for told in self._feed.listing(kvs, revision):
+            for event in told:
+                emit(event)
+            await asyncio.sleep(0)
         self._revision = revision
         return revision
 
@@ -166,7 +169,10 @@ class Following:
                 raise Compacted(f"etcd has forgotten what happened before revision {answer.compact_revision}")
             raise Failed(f"etcd {self._client.endpoint} refuses the watch: {answer.cancel_reason}")
         if answer.events:
-            await _emit_all(self._feed.changes(answer.events), emit)
+            for count, event in enumerate(self._feed.changes(answer.events), start=1):
+                emit(event)
+                if count % _SLICE == 0:
+                    await asyncio.sleep(0)
             self._revision = int(answer.events[-1].kv.mod_revision)
         if not answer.created:
             self._backoff.reset()  # what lasts longer than its first answer works
@@ -191,10 +197,3 @@ async def _probe(call: Any) -> None:
             await call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
     except (asyncio.InvalidStateError, grpc.aio.AioRpcError):  # gRPC's two ways to say that the call has ended
         return
-
-
-async def _emit_all(events: Iterable[RegistryEvent], emit: Emit) -> None:
-    for count, event in enumerate(events, start=1):
-        emit(event)
-        if count % _SLICE == 0:
-            await asyncio.sleep(0)

@@ -65,11 +65,12 @@ class Housekeeping:
                 await asyncio.sleep(self._sharing.ttl_s / 3)
 
     async def _renew(self) -> None:
-        if self._lease and await self._client.keep_alive(self._lease) > 0:
+        member = self._sharing.member
+        if self._feed.lists(member) and await self._client.keep_alive(self._lease) > 0:
             return
-        self._lease = await self._client.grant(self._sharing.ttl_s)
-        ours = self._keys.document(Kind.MEMBER, self._sharing.member)
-        await self._client.txn([], [op.put(ours, b"{}", self._lease)])
+        lease = await self._client.grant(self._sharing.ttl_s)
+        await self._client.txn([], [op.put(self._keys.document(Kind.MEMBER, member), b"{}", lease)])
+        self._lease = lease
 
     async def leave(self) -> None:
         """Take us off the list at once."""

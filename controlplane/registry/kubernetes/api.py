@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 import orjson
-from kubernetes.aio.client import ApiClient
+from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTResponse
 
 from controlplane.registry.kubernetes.access import Access, AccessError
@@ -29,6 +29,9 @@ REQUEST_TIMEOUT_S = 4.0
 PAGE_TIMEOUT_S = 20.0
 
 PROBE_TIMEOUT_S = 4.0
+
+ACCESS_TIMEOUT_S = 10.0
+"""How long reading the configuration may take, in which a plugin may have to ask for a token."""
 
 WATCH_S = 300.0
 """How long the server is asked to keep one watch, the half of it to the whole, so that they do not end in step."""
@@ -102,6 +105,7 @@ class Api:
         self._access = access
         self._random = random
         self._client: ApiClient | None = None
+        self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -235,12 +239,9 @@ class Api:
         accept: str = "",
         timeout: aiohttp.ClientTimeout,
     ) -> RESTResponse:
-        try:
-            if self._client is None:
-                self._client = ApiClient(await self._access.configuration())
-                self._client.user_agent = "service-discovery"
-            client = self._client
-            wanted = f"application/json;{accept};g=meta.k8s.io;v=v1" if accept else "application/json"
+        wanted = f"application/json;{accept};g=meta.k8s.io;v=v1" if accept else "application/json"
+
+        async def once(client: ApiClient) -> RESTResponse:
             call = await client.param_serialize(
                 method,
                 path,
@@ -250,14 +251,46 @@ class Api:
                 auth_settings=["BearerToken"],
             )
             _, url, headers, sent, _ = call
-            answer: RESTResponse = await client.rest_client.request(
+            answered: RESTResponse = await client.rest_client.request(
                 method, url, headers=headers, body=sent, _request_timeout=timeout
             )
+            return answered
+
+        try:
+            client = await self._connected()
+            used = dict(client.configuration.api_key)
+            answer = await once(client)
+            if answer.status == HTTPStatus.UNAUTHORIZED and await self._has_other_token(client, used):
+                answer.response.release()
+                answer = await once(client)
         except AccessError as error:
             raise Unreachable(str(error)) from None
         except (aiohttp.ClientError, OSError, TimeoutError, ssl.SSLError) as error:
             raise _unreachable(doing, error) from None
         return answer
+
+    async def _connected(self) -> ApiClient:
+        async with self._opening:  # several call at once, and a plugin of a kubeconfig may be slow
+            if self._client is None:
+                self._client = ApiClient(await self._configuration())
+                self._client.user_agent = "service-discovery"
+            return self._client
+
+    async def _has_other_token(self, client: ApiClient, used: Mapping[str, str]) -> bool:
+        """Give the client the token that is configured now; tell whether it is another one than was used.
+
+        Those of a kubeconfig's plugin live for minutes: that one has run out is no reason to lose the registry.
+        """
+        async with self._opening:
+            if client.configuration.api_key == used:  # else another call was faster
+                fresh = await self._configuration()
+                client.configuration.api_key = fresh.api_key
+                client.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
+            return bool(client.configuration.api_key != used)
+
+    async def _configuration(self) -> Configuration:
+        async with asyncio.timeout(ACCESS_TIMEOUT_S):
+            return await self._access.configuration()
 
 
 def _selected(what: Collection) -> dict[str, str]:

@@ -5,7 +5,7 @@ events. No I/O, nothing waits: what is told is noted when the next event is aske
 broken off can be taken up by the next.
 """
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import TypeVar
 
 from controlplane.model import (
@@ -28,7 +28,7 @@ from controlplane.registry.kubernetes.objects import (
     read_service,
     read_slice,
 )
-from controlplane.registry.kubernetes.reading import Offer, aliases_of, names_of, offers_of
+from controlplane.registry.kubernetes.reading import Offer, aliases_of, counting, names_of, offers_of
 from controlplane.registry.kubernetes.remarks import Remarks
 from controlplane.registry.reconcile import MISSING, Delivered
 
@@ -94,7 +94,9 @@ class Index:
         self._slices: dict[Name, Slice] = {}
         self._slices_of: dict[Name, set[Name]] = {}
         self._places: dict[str, Locality] = {}
+        self._places_version = 0
         self._offered: dict[Name, dict[InstanceKey, Offer]] = {}
+        self._worked_out: dict[Name, tuple[Slice, Service, int, Mapping[InstanceKey, Offer]]] = {}
         self._aliases: dict[ServiceName, tuple[ServiceName, ...]] = {}
         self._touched: set[Name] = set()
 
@@ -120,6 +122,7 @@ class Index:
         places = {name_of(thing).name: read_place(thing) for thing in things}
         if places != self._places:
             self._places = places
+            self._places_version += 1
             self._touched.update(self._services)
 
     def service(self, thing: Object, gone: bool) -> None:
@@ -145,6 +148,7 @@ class Index:
             del self._places[name]
         else:
             self._places[name] = place
+        self._places_version += 1
         self._touched.update(
             each.service for each in self._slices.values() if any(endpoint.node == name for endpoint in each.endpoints)
         )
@@ -191,14 +195,26 @@ class Index:
         service = self._services.get(name)
         if service is None:
             return {}
-        return offers_of(
+        offers: dict[InstanceKey, Offer] = {}
+        for each in counting(service, [self._slices[known] for known in self._slices_of.get(name, ())]):
+            offers.update(self._offers_of(service, each))
+        return offers
+
+    def _offers_of(self, service: Service, its_slice: Slice) -> Mapping[InstanceKey, Offer]:
+        """Return what a slice offers, worked out once: of a service with a hundred of them one changes at a time."""
+        known = self._worked_out.get(its_slice.name)
+        if known is not None and known[0] is its_slice and known[1] is service and known[2] == self._places_version:
+            return known[3]
+        offers = offers_of(
             service,
-            [self._slices[each] for each in self._slices_of.get(name, ())],
+            its_slice,
             self._places,
             own_namespace=self._own_namespace,
-            before=self._offered.get(name, {}),
+            before=self._offered.get(service.name, {}),
             now=self._now,
         )
+        self._worked_out[its_slice.name] = its_slice, service, self._places_version, offers
+        return offers
 
     def _tell_aliases(self, name: Name) -> Iterator[RegistryEvent]:
         if name.namespace != self._own_namespace:
@@ -267,6 +283,7 @@ class Index:
         self._forget_slice(name)
 
     def _forget_slice(self, name: Name) -> None:
+        self._worked_out.pop(name, None)
         gone = self._slices.pop(name, None)
         if gone is None:
             return

@@ -49,32 +49,37 @@ def aliases_of(service: Service, own_namespace: str) -> tuple[ServiceName, ...]:
 
 def offers_of(
     service: Service,
-    slices: Iterable[Slice],
+    its_slice: Slice,
     places: Mapping[str, Locality],
     *,
     own_namespace: str,
     before: Mapping[InstanceKey, Offer],
     now: Callable[[], float],
 ) -> dict[InstanceKey, Offer]:
-    """Return the instances of a service, by key; what has not changed since `before` is the same object.
+    """Return the instances of a service that one of its slices holds, by key.
 
-    `places` says where nodes are, `now` is in seconds since the epoch. Of an endpoint that is moving from one slice to
-    another, and is in both, the newer slice is right.
+    `places` says where nodes are, `now` is in seconds since the epoch. What has not changed since `before` is the same
+    object.
     """
-    slices = sorted(slices, key=lambda each: (each.revision, each.name))  # the newest last: it wins
-    family = family_of(service, slices)
     names = names_of(service, own_namespace)
     offers: dict[InstanceKey, Offer] = {}
-    for each in slices:
-        if each.family != family:
+    for port, number in its_slice.ports.items():
+        if (name := names.get(port)) is None:
             continue
-        for port, number in each.ports.items():
-            if (name := names.get(port)) is None:
-                continue
-            for endpoint in each.endpoints:
-                offer = _offer(service, name, endpoint, number, _place(endpoint, places), before, now)
-                offers[offer.instance.key] = offer
+        for endpoint in its_slice.endpoints:
+            offer = _offer(service, name, endpoint, number, _place(endpoint, places), before, now)
+            offers[offer.instance.key] = offer
     return offers
+
+
+def counting(service: Service, slices: Iterable[Slice]) -> list[Slice]:
+    """Return those slices of a service that count: the ones of its family, the newest last.
+
+    Of an endpoint that is moving from one slice to another, and is in both, the newer slice is right.
+    """
+    ordered = sorted(slices, key=lambda each: (each.revision, each.name))
+    family = family_of(service, ordered)
+    return [each for each in ordered if each.family == family]
 
 
 def _place(endpoint: Endpoint, places: Mapping[str, Locality]) -> Locality:

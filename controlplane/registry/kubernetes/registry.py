@@ -6,7 +6,6 @@ the next lists again. Registrations are Kubernetes' own: here they are only read
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import chain
@@ -135,7 +134,7 @@ class KubernetesRegistry:
         self._running = False
         self._lost = False
         self._synced_at: float | None = None
-        self._heard_at = -math.inf
+        self._heard_at = clock()
         self._wake = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -162,7 +161,7 @@ class KubernetesRegistry:
         return MappingProxyType(self._remarks.said)
 
     def age_s(self) -> float:
-        """Return the seconds since the last sign of life; see Registry. Infinite before the first listing."""
+        """Return the seconds since the last sign of life; see Registry. Before the first listing, since the start."""
         return self._clock() - self._heard_at
 
     async def run(self, emit: Emit) -> None:
