@@ -15,6 +15,7 @@ from aiohttp import web
 from yarl import URL
 
 from controlplane.api.context import Context, Freshness
+from controlplane.api.news import SharedNews
 from controlplane.api.parameters import MAX_WAIT_S
 from controlplane.api.problems import (
     CROSS_SITE,
@@ -141,6 +142,7 @@ class Edge:
         self.openapi = openapi
         self.ready_bytes = ReadyBytes()
         self.rendered_resources = RenderedResources()
+        self.news = SharedNews()
         self.policy_writes = asyncio.Lock()
         self.resource_writes = asyncio.Lock()
         self._parked: set[asyncio.Timeout] = set()
