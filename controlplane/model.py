@@ -5,6 +5,7 @@ files for `render`, and feed `/openapi.json`. Field names are the ones the outsi
 every duration is in seconds. Nothing here reads a clock or does I/O.
 """
 
+import dataclasses
 import ipaddress
 import re
 from collections.abc import Mapping
@@ -281,9 +282,12 @@ def same_instance(a: Instance, b: Instance) -> bool:
     return a == b and all(type(value) is type(b.metadata[name]) for name, value in a.metadata.items())
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
 class InstanceKey:
-    """Identify an instance: its id is unique within its service."""
+    """Identify an instance: its id is unique within its service.
+
+    Made a dozen times on the way of each write, of parts that are valid already: so it is not validated.
+    """
 
     service: ServiceName
     id: InstanceId

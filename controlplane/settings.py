@@ -92,7 +92,7 @@ class Settings(BaseModel):
 
     registry_type: Annotated[tuple[RegistryType, ...], BeforeValidator(_split), Field(min_length=1)] = ("memory",)
     registry_optional: CommaList = ()
-    cache_ttl: PositiveSeconds = 30.0
+    cache_ttl: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] = 30.0
     guard_hold: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 600.0
     guard_window: PositiveSeconds = 10.0
     guard_service_share: Share = 0.5

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from pydantic import SecretStr
 
-from controlplane.registry import Registry, RegistryError, Sharing, WritableRegistry
+from controlplane.registry import Attention, Registry, RegistryError, Sharing, WritableRegistry
 from controlplane.registry.journal import Journal, JournalError
 from controlplane.registry.memory import MemoryRegistry
 from controlplane.settings import Settings
@@ -95,6 +95,7 @@ def _etcd(settings: Settings, sharing: Sharing | None) -> "EtcdRegistry":
             key_file=settings.etcd_key_file,
         ),
         sharing=sharing,
+        attention=Attention.within(settings.cache_ttl),
         random=Random(),  # noqa: S311 - jitter
     )
 
@@ -128,6 +129,7 @@ def _kubernetes(settings: Settings, sharing: Sharing | None) -> "KubernetesRegis
         label_selector=settings.kubernetes_label_selector,
         namespace=settings.pod_namespace,
         sharing=sharing,
+        attention=Attention.within(settings.cache_ttl),
         clock=time.monotonic,
         wall_clock=time.time,
         random=Random(),  # noqa: S311 - jitter

@@ -1,7 +1,6 @@
 """What the monitor and the resolver are told of."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from builders import key, put
@@ -102,11 +101,3 @@ def test_a_name_that_nobody_uses_is_forgotten(live: LiveCatalog, monitor: Health
     entry = live.current.entry(key("web", "b"))
     assert entry is not None
     assert live.current.address_of(entry.instance) is None
-
-
-def test_an_instance_that_the_registry_itself_has_checked_is_not_checked_by_us(
-    live: LiveCatalog, monitor: HealthMonitor, resolver: Resolver
-) -> None:
-    live.apply(replace(put("web", "a", health_check=CHECK), stated=True))
-
-    assert monitor.pending() == 0

@@ -6,8 +6,7 @@ One middleware only, and nothing in it but what every request needs: this is the
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -15,6 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 from controlplane.api.context import Context, Freshness
+from controlplane.api.news import SharedNews
 from controlplane.api.parameters import MAX_WAIT_S
 from controlplane.api.problems import (
     CROSS_SITE,
@@ -141,6 +141,7 @@ class Edge:
         self.openapi = openapi
         self.ready_bytes = ReadyBytes()
         self.rendered_resources = RenderedResources()
+        self.news = SharedNews()
         self.policy_writes = asyncio.Lock()
         self.resource_writes = asyncio.Lock()
         self._parked: set[asyncio.Timeout] = set()
@@ -158,22 +159,17 @@ class Edge:
         for bound in self._parked:
             bound.reschedule(now)
 
-    @contextmanager
-    def _waiting(self, bound: asyncio.Timeout) -> Iterator[None]:
-        self._parked.add(bound)
-        try:
-            yield
-        finally:
-            self._parked.discard(bound)
-
     async def changed(self, service: ServiceName | None, within_s: float) -> bool:
         """Wait for a change of `service` (of anything where None); False where the time or the process ended."""
         if self._stopping:
             return False
         try:
             async with asyncio.timeout(within_s) as bound:
-                with self._waiting(bound):
+                self._parked.add(bound)
+                try:
                     await self.context.live.wait(service)
+                finally:
+                    self._parked.discard(bound)
         except TimeoutError:
             return False
         return True
@@ -244,10 +240,13 @@ class Edge:
             return rendered
         try:
             async with asyncio.timeout(wait_s * (1 - _JITTER * self.context.random())) as bound:
-                with self._waiting(bound):
+                self._parked.add(bound)
+                try:
                     while matches(known, rendered.etag):
                         await self.context.live.wait(service)
                         rendered = render()
+                finally:
+                    self._parked.discard(bound)
         except TimeoutError:
             return render()
         return rendered

@@ -154,8 +154,16 @@ async def _everything(edge: Edge, response: web.StreamResponse, only: frozenset[
 
 async def _since(edge: Edge, response: web.StreamResponse, only: frozenset[ServiceName], position: int) -> int:
     """Write the newest state of whatever changed after `position`; the last event carries the revision reached."""
-    live = edge.context.live
-    catalog = live.current
+    catalog = edge.context.live.current
+
+    def spell() -> Iterator[bytes]:
+        return _news(edge, catalog, only, position)
+
+    await _write(response, edge.news.told(catalog.revision, position, only, spell))
+    return catalog.revision
+
+
+def _news(edge: Edge, catalog: Catalog, only: frozenset[ServiceName], position: int) -> Iterator[bytes]:
     touched = _Touched()
     for change in _after(edge, position):
         _touch(touched, change, catalog, only)
@@ -163,14 +171,10 @@ async def _since(edge: Edge, response: web.StreamResponse, only: frozenset[Servi
     written += [_policy_event(catalog, name) for name in touched.policies]
     written += [_resource_event(catalog, key) for key in touched.resources]
     last = len(written) - 1
-    await _write(
-        response,
-        (
-            _event(kind, data, live.label(catalog.revision) if number == last else None)
-            for number, (kind, data) in enumerate(written)
-        ),
+    return (
+        _event(kind, data, edge.context.live.label(catalog.revision) if number == last else None)
+        for number, (kind, data) in enumerate(written)
     )
-    return catalog.revision
 
 
 def _after(edge: Edge, position: int) -> list[Change]:

@@ -61,21 +61,22 @@ class _Connection(web.RequestHandler):
     answer, never as a part of a longer message.
     """
 
-    __slots__ = ("_between", "_repeated", "alone")
+    __slots__ = ("_answered", "_between", "_repeated", "alone")
 
     def __init__(self, server: _Server, repeated: RepeatedReads) -> None:
         # None switches the access log off, which the annotation leaves out.
         super().__init__(server, loop=asyncio.get_running_loop(), access_log=None)  # type: ignore[arg-type]
         self._repeated = repeated
+        self._answered = 0
         self._between = True
         self.alone: bytes | None = None
 
     def data_received(self, data: bytes) -> None:
         """Answer bytes that are known as a request; else let them be read."""
-        waiter = self._waiter
-        idle = self._between and waiter is not None and not waiter.done() and not self._messages
+        idle = self._between and self._request_count == self._answered
+        open_ = not (self._close or self._force_close or self.writing_paused)
         # After its first request, for only then does the connection end where nothing comes for long.
-        if idle and self._keepalive and not self.writing_paused:
+        if idle and open_ and self._keepalive:
             answer = self._repeated.answer(data)
             if answer is not None and self.transport is not None:
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
@@ -91,6 +92,14 @@ class _Connection(web.RequestHandler):
             and self._messages[-1][1] is EMPTY_PAYLOAD
         )
         self.alone = data if idle and self._between else None
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer, and remember that it was sent: once for each request that was read."""
+        finished = await super().finish_response(request, resp, start_time)
+        self._answered += 1
+        return finished
 
     def handle_error(
         self,

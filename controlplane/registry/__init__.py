@@ -59,6 +59,24 @@ class Sharing:
     ttl_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Say how closely a registry is listened to while it has nothing to say.
+
+    It is asked for a sign of life every `probe_s`, and counts as lost `patience_s` after that without one: so what is
+    answered from memory was confirmed within the sum of both, or is said to be no longer.
+    """
+
+    probe_s: float = 3.0
+    patience_s: float = 4.0
+
+    @classmethod
+    def within(cls, cache_ttl_s: float) -> "Attention":
+        """Return how closely to listen for nothing to be older than `cache_ttl_s` unsaid (CACHE_TTL)."""
+        default, half = cls(), cache_ttl_s / 2
+        return cls(probe_s=min(default.probe_s, half), patience_s=min(default.patience_s, half))
+
+
 class Registry(Protocol):
     """Deliver what is registered, as events.
 

@@ -70,7 +70,7 @@ async def measure(name: str, fleet: Fleet, asked: argparse.Namespace) -> Figures
                 async with _control_plane(name, truth, folder):
                     await fill()
             async with _control_plane(name, truth, folder) as served:
-                foreign = Foreign(served.pid)
+                foreign = Foreign(served.pid, *truth.pids)
                 async with XdsClient(served.xds_port, node_id="bench") as client:
                     stream = client.ads(delta=True)
                     await _follow(stream, [truth.service(number) for number in range(fleet.services)])

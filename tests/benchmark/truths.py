@@ -30,6 +30,8 @@ class Truth(Protocol):
 
     environ: Mapping[str, str]
     """How a control plane finds it."""
+    pids: tuple[int, ...]
+    """Its processes: what they use is no foreign work."""
 
     def service(self, number: int) -> str:
         """Return the name under which the control plane knows a service."""
@@ -53,6 +55,7 @@ class _Memory:
         self._session = session
         self._fleet = fleet
         self.environ = environ
+        self.pids: tuple[int, ...] = ()
 
     def service(self, number: int) -> str:
         return f"svc-{number}"
@@ -75,7 +78,7 @@ class _Memory:
 async def etcd(fleet: Fleet, folder: Path) -> AsyncIterator[Truth]:
     """Run an etcd with the fleet in it."""
     async with EtcdServer(folder / "etcd") as server, _session(server.endpoint) as session:
-        truth = _Etcd(session, {"ETCD_ENDPOINTS": server.address})
+        truth = _Etcd(session, {"ETCD_ENDPOINTS": server.address}, server.pid)
         puts = [truth.put(*where, _address(*where)) for where in fleet.all()]
         for start in range(0, len(puts), _OPERATIONS):
             operations = [{"requestPut": put} for put in puts[start : start + _OPERATIONS]]
@@ -84,9 +87,10 @@ async def etcd(fleet: Fleet, folder: Path) -> AsyncIterator[Truth]:
 
 
 class _Etcd:
-    def __init__(self, session: aiohttp.ClientSession, environ: Mapping[str, str]) -> None:
+    def __init__(self, session: aiohttp.ClientSession, environ: Mapping[str, str], *pids: int) -> None:
         self._session = session
         self.environ = environ
+        self.pids = pids
 
     def service(self, number: int) -> str:
         return f"svc-{number}"
@@ -107,9 +111,9 @@ async def consul(fleet: Fleet, folder: Path) -> AsyncIterator[Truth]:
 
     Not with its agent, where one agent would stand for all nodes: that looks through its 10,000 for every write.
     """
-    with consul_agent(Fleet(services=0, endpoints=0), folder) as (_, port):
+    with consul_agent(Fleet(services=0, endpoints=0), folder) as (pid, port):
         async with _session(f"http://127.0.0.1:{port}") as session:
-            truth = _Consul(session, {"CONSUL_HOST": "127.0.0.1", "CONSUL_PORT": str(port)})
+            truth = _Consul(session, {"CONSUL_HOST": "127.0.0.1", "CONSUL_PORT": str(port)}, pid)
             operations: list[dict[str, Any]] = [
                 {"Node": {"Verb": "set", "Node": {"Node": f"node-{endpoint}", "Address": "127.0.0.1"}}}
                 for endpoint in range(fleet.endpoints)
@@ -124,9 +128,10 @@ async def consul(fleet: Fleet, folder: Path) -> AsyncIterator[Truth]:
 
 
 class _Consul:
-    def __init__(self, session: aiohttp.ClientSession, environ: Mapping[str, str]) -> None:
+    def __init__(self, session: aiohttp.ClientSession, environ: Mapping[str, str], *pids: int) -> None:
         self._session = session
         self.environ = environ
+        self.pids = pids
 
     def service(self, number: int) -> str:
         return f"svc-{number}"
@@ -152,7 +157,7 @@ async def kubernetes(fleet: Fleet, folder: Path) -> AsyncIterator[Truth]:
             connector=aiohttp.TCPConnector(ssl=trusting(server.authority.file)),
         ) as session,
     ):
-        truth = _Kubernetes(session, {"KUBECONFIG": str(server.kubeconfig())})
+        truth = _Kubernetes(session, {"KUBECONFIG": str(server.kubeconfig())}, server.pid, server.store.pid)
         services = iter(range(fleet.services))
 
         async def fill() -> None:
@@ -169,9 +174,10 @@ class _Kubernetes:
     _SERVICES = "/api/v1/namespaces/default/services"
     _SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
-    def __init__(self, session: aiohttp.ClientSession, environ: Mapping[str, str]) -> None:
+    def __init__(self, session: aiohttp.ClientSession, environ: Mapping[str, str], *pids: int) -> None:
         self._session = session
         self.environ = environ
+        self.pids = pids
 
     def service(self, number: int) -> str:
         return f"svc-{number}"

@@ -32,7 +32,7 @@ async def test_a_cluster_that_loses_its_leader_costs_no_request(kind: str, tmp_p
         play.report("3 servers, the leader killed")
 
 
-@of("etcd", "consul", "kubernetes")
+@of("etcd", thorough=("consul", "kubernetes"))
 async def test_a_registry_that_hangs_costs_no_request(kind: str, tmp_path: Path, thorough: bool) -> None:
     lasts_s = 30 if thorough else 15
     async with scene(kind, tmp_path) as play:
@@ -60,7 +60,7 @@ async def test_a_registry_that_comes_back_empty_empties_nothing(kind: str, tmp_p
         play.report("wiped, comes back empty; services register again")
 
 
-@of("etcd", "consul", "kubernetes")
+@of("consul", thorough=("etcd", "kubernetes"))
 async def test_what_stays_gone_goes_when_a_person_says_so(kind: str, tmp_path: Path) -> None:
     async with scene(kind, tmp_path) as play:
         await play.registry.wipe()
@@ -82,7 +82,7 @@ async def test_what_stays_gone_goes_when_a_person_says_so(kind: str, tmp_path: P
         play.report("wiped, the hold released by hand")
 
 
-@of("etcd", "consul", "kubernetes")
+@of("etcd", "consul", thorough=("kubernetes",))
 async def test_a_control_plane_starts_while_its_registry_is_down(kind: str, tmp_path: Path) -> None:
     async with scene(kind, tmp_path) as play:
         await for_a_while(3.0)  # the last known good state is written within two seconds

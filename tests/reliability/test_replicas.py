@@ -32,11 +32,11 @@ async def told_by(play: Scene) -> ControlPlane:
     return await eventually(who, "a control plane has the Envoy", patience_s=60)
 
 
-@of("etcd", "consul", "kubernetes")
+@of("etcd", thorough=("consul", "kubernetes"))
 async def test_killing_any_replica_in_turn_costs_no_request_and_changes_nothing(
     kind: str, tmp_path: Path, thorough: bool
 ) -> None:
-    times = 20 if thorough else 4
+    times = 20 if thorough else 3
     async with scene(kind, tmp_path, replicas=2) as play:
         await told_by(play)
         before = await play.envoy.stats(RELOADS)
@@ -52,7 +52,7 @@ async def test_killing_any_replica_in_turn_costs_no_request_and_changes_nothing(
         play.report(f"two replicas, one killed, {times} times in turn")
 
 
-@of("etcd", "consul")
+@of("consul", thorough=("etcd",))
 async def test_each_instance_is_checked_by_one_and_a_dead_ones_share_is_taken_over(kind: str, tmp_path: Path) -> None:
     async with scene(kind, tmp_path, replicas=2, count=6, checked=True) as play:
         first, second = play.control_planes

@@ -6,6 +6,7 @@ whole session shares outlives the loop of each test.
 
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -163,6 +164,7 @@ class Server(ABC):
     def pause(self) -> None:
         """Make it hang: connections stay, nothing answers (SIGSTOP)."""
         self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)  # the signal alone leaves it a few last answers
         self._paused = True
 
     def resume(self) -> None:

@@ -7,7 +7,7 @@ as events, provided that somebody listens.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from controlplane.model import HealthStatus, InstanceKey, Missing, RegistryEvent, Verdict
+from controlplane.model import HealthStatus, InstanceKey, RegistryEvent, Verdict
 from controlplane.registry import Emit
 from controlplane.registry.consul.mirror import Difference, Mirror
 from controlplane.registry.consul.rows import Row
@@ -143,16 +143,11 @@ class Teller:
         return verdict
 
     def _lose(self, keys: list[InstanceKey], reason: str) -> None:
-        """Tell of losses that nobody asked for, in one event; those that were draining were to go anyway."""
-        if self._emit is None:
-            return
-        draining = [key for key in keys if (known := self._delivered.get(key)) is not None and known.draining]
-        for key in draining:
-            self.tell(self._delivered.delete(key, reason))
-        missing: list[RegistryEvent] = self._delivered.lose([key for key in keys if key not in draining], reason)
-        self.tell(missing)
-        for key in (key for event in missing if isinstance(event, Missing) for key in event.keys):
-            self._verdicts.pop(key, None)
+        """Tell of losses that nobody asked for, all of one occasion."""
+        if self._emit is not None:
+            self.tell(self._delivered.lose(keys, reason))
+            for key in keys:
+                self._verdicts.pop(key, None)
 
 
 _SCORES = {HealthStatus.HEALTHY: 100, HealthStatus.DEGRADED: 50, HealthStatus.UNHEALTHY: 0}

@@ -14,19 +14,13 @@ import grpc.aio
 from aetcd import rpc
 
 from controlplane.model import Lost, Synced
-from controlplane.registry import Emit
+from controlplane.registry import Attention, Emit
 from controlplane.registry.backoff import Backoff
 from controlplane.registry.etcd import operations as op
 from controlplane.registry.etcd.client import EtcdClient
 from controlplane.registry.etcd.connection import Compacted, Failed, failure
 from controlplane.registry.etcd.feed import Feed
 from controlplane.registry.etcd.keys import IDENTITY, RESUMED, Keys
-
-PROBE_S = 3.0
-"""How often etcd is asked for a sign of life."""
-
-_PATIENCE_S = 4.0
-"""How long a sign of life may take, before etcd counts as hanging."""
 
 _RESUME_S = 60.0
 """For how long after the last sign of life a watch may go on where it was. Behind that, more can have happened to a
@@ -50,9 +44,11 @@ class Following:
         *,
         registry: str,
         shared: bool,
+        attention: Attention,
         clock: Callable[[], float],
         random: Random,
     ) -> None:
+        self._attention = attention
         self._client = client
         self._feed = feed
         self._keys = keys
@@ -92,10 +88,10 @@ class Following:
             goal = await self._list(emit)
         member = self._client.endpoint
         call = self._client.watch()
-        probe = asyncio.create_task(_probe(call))
+        probe = asyncio.create_task(_probe(call, self._attention.probe_s))
         try:
             await call.write(self._create())
-            async for answer in _answers(call):
+            async for answer in _answers(call, self._attention.probe_s + self._attention.patience_s):
                 await self._heard_of(answer, emit)
                 if not self.connected.is_set() and self._revision >= goal:
                     self._in_sync(emit)
@@ -179,21 +175,21 @@ class Following:
         self._heard = self._clock()
 
 
-async def _answers(call: Any) -> AsyncIterator[rpc.WatchResponse]:
+async def _answers(call: Any, silence_s: float) -> AsyncIterator[rpc.WatchResponse]:
     """Return what a watch hears. Raises TimeoutError where there is no sign of life."""
     while True:
-        async with asyncio.timeout(PROBE_S + _PATIENCE_S):
+        async with asyncio.timeout(silence_s):
             answer = await call.read()
         if answer is grpc.aio.EOF:
             return
         yield answer
 
 
-async def _probe(call: Any) -> None:
+async def _probe(call: Any, probe_s: float) -> None:
     """Ask for a sign of life now and then. Ends with the call, which tells its reader why."""
     try:
         while True:
-            await asyncio.sleep(PROBE_S)
+            await asyncio.sleep(probe_s)
             await call.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
     except (asyncio.InvalidStateError, grpc.aio.AioRpcError):  # gRPC's two ways to say that the call has ended
         return

@@ -28,6 +28,7 @@ from controlplane.model import (
 from controlplane.policy import Policy
 from controlplane.registry import (
     AddressTaken,
+    Attention,
     Conflict,
     Emit,
     RegistryUnavailable,
@@ -79,6 +80,7 @@ class EtcdRegistry:
         prefix: str,
         credentials: Credentials,
         sharing: Sharing | None,
+        attention: Attention | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         random: Random,
@@ -99,6 +101,7 @@ class EtcdRegistry:
             self._keys,
             registry=REGISTRY,
             shared=sharing is not None,
+            attention=attention or Attention(),
             clock=clock,
             random=random,
         )

@@ -28,8 +28,6 @@ REQUEST_TIMEOUT_S = 4.0
 
 PAGE_TIMEOUT_S = 20.0
 
-PROBE_TIMEOUT_S = 4.0
-
 ACCESS_TIMEOUT_S = 10.0
 """How long reading the configuration may take, in which a plugin may have to ask for a token."""
 
@@ -119,10 +117,10 @@ class Api:
         if client is not None:
             await client.close()
 
-    async def probe(self) -> None:
+    async def probe(self, patience_s: float) -> None:
         """Ask the server for a sign of life. Raises ApiFailure where it gives none, or says that it is not well."""
         try:
-            await self._call("GET", "/readyz", "ask whether it is ready", limit=PROBE_TIMEOUT_S)
+            await self._call("GET", "/readyz", "ask whether it is ready", limit=patience_s)
         except Refused as refused:
             # Without the right to ask, which clusters may withhold, the refusal is the sign of life.
             if refused.status not in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):

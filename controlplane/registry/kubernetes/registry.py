@@ -29,7 +29,7 @@ from controlplane.model import (
     same_target,
 )
 from controlplane.policy import Policy
-from controlplane.registry import Emit, ReadOnly, RegistryError, RegistryUnavailable, Sharing
+from controlplane.registry import Attention, Emit, ReadOnly, RegistryError, RegistryUnavailable, Sharing
 from controlplane.registry.backoff import Backoff
 from controlplane.registry.documents import (
     Document,
@@ -50,9 +50,6 @@ from controlplane.registry.kubernetes.verdicts import VerdictShards
 from controlplane.registry.kubernetes.watching import Follower, follow
 
 REGISTRY = "kubernetes"
-
-PROBE_EVERY_S = 3.0
-"""How often a sign of life is asked for: with its timeout, a server that hangs is lost within seven seconds."""
 
 STEADY_S = 10.0
 """How long a session must have been in sync for the next to be tried without back-off."""
@@ -90,6 +87,7 @@ class KubernetesRegistry:
         label_selector: str = "",
         namespace: str | None = None,
         sharing: Sharing | None,
+        attention: Attention | None = None,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         random: Random,
@@ -101,6 +99,7 @@ class KubernetesRegistry:
             own = namespace or access.namespace()
         except AccessError as error:
             raise RegistryError(f"{error}; set KUBECONFIG, or run in a pod with a service account") from None
+        self._attention = attention or Attention()
         self._clock = clock
         self._wall_clock = wall_clock
         self._backoff = Backoff(random)
@@ -219,8 +218,8 @@ class KubernetesRegistry:
 
     async def _probe(self) -> None:
         while True:
-            await asyncio.sleep(PROBE_EVERY_S)
-            await self._api.probe()
+            await asyncio.sleep(self._attention.probe_s)
+            await self._api.probe(self._attention.patience_s)
             if self._synced_at is not None:
                 self._heard_at = self._clock()
 
