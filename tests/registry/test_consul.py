@@ -36,7 +36,8 @@ A = instance("web", "a", host="10.0.0.1")
 B = instance("web", "b", host="10.0.0.2")
 READ = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }'
 WRITE = (
-    'service_prefix "" { policy = "write" } node_prefix "" { policy = "write" } '
+    'service_prefix "" { policy = "write" } node_prefix "" { policy = "read" } '
+    'node "service-discovery" { policy = "write" } '
     'key_prefix "service-discovery/" { policy = "write" } session_prefix "" { policy = "write" }'
 )
 
