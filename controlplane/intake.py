@@ -42,6 +42,10 @@ class Observer(Protocol):
         """Hear that a registry has said everything there is."""
         ...
 
+    def let_go(self, registry: str, reason: str, keys: Sequence[InstanceKey]) -> None:
+        """Hear of instances that are gone though nobody asked for it, too few to be held."""
+        ...
+
     def held(self, notice: Notice) -> None:
         """Hear of a hold that has begun, or grown."""
         ...
@@ -160,7 +164,10 @@ class Intake:
                 self._settle(event, key)
             case Missing():
                 now, wall = self._clocks.monotonic(), self._clocks.wall()
-                self._decided(self._guard.missing(event, self._live.current, now=now, wall=wall))
+                decision = self._guard.missing(event, self._live.current, now=now, wall=wall)
+                self._decided(decision)
+                if gone := [each.key for each in decision.events if isinstance(each, DeleteInstance)]:
+                    self._observer.let_go(event.registry, event.reason, gone)
             case Recorded():
                 self._record(event)
             case Members(ids=ids):

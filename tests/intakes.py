@@ -1,6 +1,6 @@
 """The way from a registry to the catalog as the process has it, with nobody to tell and nothing to check."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from controlplane.guard import Guard, Limits, Notice
 from controlplane.intake import Clocks, Intake
@@ -18,6 +18,7 @@ class Told:
     def __init__(self) -> None:
         self.members_seen: list[frozenset[str] | None] = []
         self.gone_seen: list[InstanceKey] = []
+        self.let_go_seen: list[tuple[str, str, list[InstanceKey]]] = []
         self.said: list[tuple[str, str]] = []
         self.counts = True
 
@@ -35,6 +36,9 @@ class Told:
 
     def registry_synced(self, registry: str) -> None:
         self.said.append(("synced", registry))
+
+    def let_go(self, registry: str, reason: str, keys: Sequence[InstanceKey]) -> None:
+        self.let_go_seen.append((registry, reason, list(keys)))
 
     def held(self, notice: Notice) -> None:
         self.said.append(("held", notice.id))

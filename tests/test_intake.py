@@ -111,6 +111,20 @@ def listing_of(*instances: Instance) -> dict[InstanceKey, tuple[Instance, None]]
     return {each.key: (each, None) for each in instances}
 
 
+def test_a_loss_too_small_to_be_held_is_said_with_whom_it_took() -> None:
+    world = World()
+    delivered = Delivered("etcd")
+    world.hears(*delivered.relist(listing_of(instance("web", "a"), instance("web", "b"))), Synced(registry="etcd"))
+    world.hears(Lost(registry="etcd", reason="connection refused"))
+
+    world.hears(*delivered.relist(listing_of(instance("web", "a"))), Synced(registry="etcd"))
+
+    assert world.offered() == {"a": ""}
+    ((registry, reason, gone),) = world.told.let_go_seen
+    assert (registry, gone) == ("etcd", [key("web", "b")])
+    assert "reconnect" in reason
+
+
 def test_a_registry_that_comes_back_empty_is_held_and_said_loudly_until_it_has_everything_again() -> None:
     world = World()
     delivered = Delivered("etcd")

@@ -1,11 +1,12 @@
 """What the core reports, turned into metrics and logs: it observes itself nowhere else."""
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import structlog
 
 from controlplane.guard import Notice
+from controlplane.model import InstanceKey
 from controlplane.telemetry.metrics import Metrics
 from controlplane.views import NodeGroup
 from xds.history import safe_words
@@ -52,6 +53,11 @@ class IntakeObserver:
     def registry_synced(self, registry: str) -> None:
         """Say that a registry has said everything there is."""
         self._log.info("registry.synced", registry=registry)
+
+    def let_go(self, registry: str, reason: str, keys: Sequence[InstanceKey]) -> None:
+        """Say which instances are gone though nobody asked for it."""
+        some = [str(key) for key in keys[:_MAX_NAMES]]
+        self._log.info("guard.let_go", registry=registry, reason=reason, instances=len(keys), some=some)
 
     def held(self, notice: Notice) -> None:
         """Say whom the guard holds, and how to let go."""

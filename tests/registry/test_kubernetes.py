@@ -34,6 +34,7 @@ from controlplane.model import (
 from controlplane.policy import Policy
 from controlplane.registry import ReadOnly, RegistryError, RegistryUnavailable
 from controlplane.registry.kubernetes import KubernetesRegistry
+from controlplane.registry.kubernetes.access import Access, AccessError
 from controlplane.registry.kubernetes.api import Api, Collection, Listing
 
 pytestmark = pytest.mark.k8s
@@ -206,6 +207,11 @@ class TestOutages:
 
 
 class TestRights:
+    def test_a_kubeconfig_that_is_not_there_is_said_to_be_missing(self, tmp_path: Path) -> None:
+        access = Access(kubeconfig=str(tmp_path / "config"), environ={})
+        with pytest.raises(AccessError, match="config: there is no such file"):
+            access.namespace()
+
     async def test_wrong_credentials_are_said_once_and_good_ones_are_taken_up(self, cluster: Cluster) -> None:
         kubeconfig = cluster.server.kubeconfig(namespace=cluster.namespace, token="wrong")
         async with listening(cluster.registry(kubeconfig=kubeconfig)) as told:

@@ -140,6 +140,16 @@ def test_a_hold_is_said_loudly_with_why_whom_and_what_to_do() -> None:
     assert (ended["event"], ended["log_level"], ended["instances"]) == ("guard.released", "warning", 250)
 
 
+def test_a_loss_that_is_let_go_is_said_with_why_and_some_of_whom() -> None:
+    keys = [key("web", f"i{number:03}") for number in range(200)]
+    with capture_logs() as lines:
+        IntakeObserver().let_go("etcd", "ttl expired", keys)
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["registry"]) == ("guard.let_go", "info", "etcd")
+    assert (line["reason"], line["instances"], line["some"][0]) == ("ttl expired", 200, "web/i000")
+    assert len(line["some"]) < len(keys), "a line stays readable"
+
+
 def test_a_registry_that_is_lost_is_a_warning_that_says_what_stands() -> None:
     with capture_logs() as lines:
         observer = IntakeObserver()

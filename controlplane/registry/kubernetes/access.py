@@ -83,6 +83,8 @@ class Access:
         if isinstance(error, yaml.YAMLError):  # whose own words show the lines around, a token perhaps
             mark = getattr(error, "problem_mark", None)
             return f"{where}: not YAML" + (f" in line {mark.line + 1}" if mark is not None else "")
+        if not self.in_cluster and not any(Path(each).exists() for each in self._files().split(":")):
+            return f"{where}: there is no such file"
         if isinstance(error, ConfigException | OSError):
             return f"{where}: {' '.join(str(error).split())}"
         return f"{where}: not what the client expects ({type(error).__name__})"
