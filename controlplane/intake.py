@@ -106,6 +106,8 @@ class Intake:
         self._observer = observer
         self._clocks = clocks
         self._recorded: dict[InstanceKey, Recorded] = {}
+        self._members: frozenset[str] | None = None
+        """As the store told them last, whether it can be heard or not."""
         self._timer_at: float | None = None
 
     @property
@@ -164,6 +166,7 @@ class Intake:
             case Recorded():
                 self._record(event)
             case Members(ids=ids):
+                self._members = ids
                 self._work.members(ids)
             case Release(hold=hold):
                 self._decided(self._guard.release(hold, self._live.current))
@@ -173,6 +176,9 @@ class Intake:
                 if self._live.apply(event) is not None:
                     self._observer.registry_lost(registry, reason)
             case Synced(registry=registry):
+                # A registry that is back tells differences only: members that are still the same ones it does not tell.
+                if registry == self._store and self._members is not None:
+                    self._work.members(self._members)
                 if self._live.apply(event) is not None:
                     self._observer.registry_synced(registry)
             case _:

@@ -274,6 +274,17 @@ def test_while_the_store_cannot_be_heard_the_other_members_are_not_known() -> No
     assert world.told.members_seen == [{"me", "other"}, None]
 
 
+def test_the_members_share_the_checks_again_once_the_store_is_back_and_has_no_others_to_tell() -> None:
+    world = World("kubernetes", "etcd", store="etcd")
+    world.hears(Members(ids=frozenset({"me", "other"}), registry="etcd"), Synced(registry="etcd"))
+    world.hears(Lost(registry="etcd", reason="gone"))
+    assert world.told.members_seen[-1] is None
+    world.hears(Synced(registry="kubernetes"))
+    assert world.told.members_seen[-1] is None, "that is another registry"
+    world.hears(Synced(registry="etcd"))
+    assert world.told.members_seen[-1] == {"me", "other"}
+
+
 def test_a_loss_that_is_told_twice_is_said_once() -> None:
     world = World()
     world.hears(*[Lost(registry="etcd", reason="refused")] * 2, *[Synced(registry="etcd")] * 2)
