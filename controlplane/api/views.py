@@ -316,6 +316,8 @@ def instance_health(entry: Entry, report: CheckReport | None, left_out: str | No
 
 
 def _health_reason(entry: Entry) -> str:
+    if entry.stated is not None and entry.stated.status is not HealthStatus.HEALTHY:
+        return f"{entry.registry} says {entry.stated.reason or entry.stated.status}"
     if not entry.checked:
         return "not checked"
     return "awaiting first check" if entry.verdict is None else entry.verdict.reason

@@ -4,13 +4,13 @@ import asyncio
 import gc
 
 import pytest
-from builders import key, verdict
+from builders import instance, key, verdict
 
 from controlplane.api import Freshness
 from controlplane.api.edge import ReadyBytes, Rendered
 from controlplane.catalog import Service
 from controlplane.health import CheckReport
-from controlplane.model import HealthStatus, Judged, Resolved
+from controlplane.model import HealthStatus, Judged, PutInstance, Resolved
 
 pytestmark = pytest.mark.unit
 
@@ -181,6 +181,15 @@ async def test_health_shows_the_verdict_and_the_newest_check(edge):
         "consecutive_failures": 3,
     }
     assert (unchecked["status"], unchecked["reason"], unchecked["last_check"]) == ("healthy", "not checked", None)
+
+
+async def test_health_says_what_a_registry_says_of_an_instance_by_itself(edge):
+    stated = verdict(HealthStatus.UNHEALTHY, reason="check 'disk' is critical")
+    edge.live.apply(PutInstance(instance=instance("web", "a"), registry="consul", stated=stated))
+
+    (shown,) = (await edge.json("GET", "/api/v1/health/web", 200))["instances"]
+
+    assert (shown["status"], shown["reason"]) == ("unhealthy", "consul says check 'disk' is critical")
 
 
 @pytest.mark.parametrize(
