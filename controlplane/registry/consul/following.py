@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from controlplane.registry.consul.changes import Changes, What
-from controlplane.registry.consul.client import Client, Unreachable
+from controlplane.registry.consul.client import Client
 from controlplane.registry.consul.mirror import usable_name
 from controlplane.registry.consul.rows import read_rows
 from controlplane.registry.consul.telling import Teller
+from controlplane.registry.consul.transport import Unreachable
 
 WATCHED_MAX = 50
 """How many services have a query of their own. With what else is open, three control planes behind one address stay

@@ -14,7 +14,8 @@ import orjson
 from controlplane.model import InstanceId, InstanceKey, Members, RegistryEvent, ServiceName
 from controlplane.registry import Sharing
 from controlplane.registry.consul.changes import Changes
-from controlplane.registry.consul.client import Client, Unreachable
+from controlplane.registry.consul.client import Client
+from controlplane.registry.consul.transport import Unreachable
 
 _SHORTEST_SESSION_S = 10
 _LONGEST_SESSION_S = 86_400

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from controlplane.model import Instance, InstanceKey, same_instance
 from controlplane.registry import AddressTaken, Conflict, ReadOnly, RegistryUnavailable, UnknownInstance
 from controlplane.registry.consul.changes import Changes, What, index_of
-from controlplane.registry.consul.client import Client, NodeMissing, Stale, Unreachable
+from controlplane.registry.consul.client import Client, NodeMissing, Stale
 from controlplane.registry.consul.rows import (
     REGISTER_NODE,
     Row,
@@ -26,6 +26,7 @@ from controlplane.registry.consul.rows import (
     row_of,
 )
 from controlplane.registry.consul.telling import Teller
+from controlplane.registry.consul.transport import Uncertain, Unreachable
 from controlplane.registry.documents import Kind, path_of
 
 _TRIES = 8
@@ -38,6 +39,9 @@ _WRITES_MAX = 16
 
 _BATCH = 60
 """How many leases end in one transaction; Consul takes 64 operations."""
+
+_AGAIN_S = 30.0
+"""How soon is tried again what Consul will not do, such as for want of a right to one service."""
 
 _LONGEST_NAP_S = 60.0
 _SHORTEST_NAP_S = 0.05
@@ -94,10 +98,14 @@ class Writer:
     async def put(self, instance: Instance, expected: Instance | None) -> bool:
         """Store an instance; see WritableRegistry."""
         key = instance.key
+        new: bool | None = None
 
         async def attempt() -> bool:
+            nonlocal new
             row = self._own(key)
             stored = None if row is None or row.expired else row
+            if new is not None and stored is not None and same_instance(stored.instance, instance):
+                return new  # the try that was broken off has done it
             if expected is not None:
                 if stored is None:
                     raise _unknown(key)
@@ -109,8 +117,9 @@ class Writer:
                 self._renew(key)
                 return False
             remove_at = stored.remove_at if stored is not None and instance.draining else None
+            new = stored is None
             await self._store(instance, remove_at, row)
-            return stored is None
+            return new
 
         async with self._addresses.of((instance.name, instance.host, instance.port)):
             return await self._write(instance.name, attempt, look=False)
@@ -118,12 +127,16 @@ class Writer:
     async def delete(self, key: InstanceKey) -> bool:
         """Remove an instance; see WritableRegistry."""
 
+        there = False
+
         async def attempt() -> bool:
+            nonlocal there
             row = self._own(key)
             if row is None:
-                return False
+                return there  # by a try that was broken off, it may be
+            there = not row.expired
             await self._remove(row, delete_operations(row))
-            return not row.expired
+            return there
 
         return await self._write(key.service, attempt)
 
@@ -228,7 +241,7 @@ class Writer:
                 for _ in range(_TRIES):
                     try:
                         done = await attempt()
-                    except Stale:
+                    except (Stale, Uncertain):
                         await self._look(service)
                     else:
                         self._answered_at = self._clock()
