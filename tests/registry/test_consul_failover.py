@@ -1,20 +1,29 @@
 """The registry in Consul when servers die, wait, or are something else: what is refused, and how soon."""
 
+import asyncio
+import json
 import time
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 from builders import instance
 from registry.consul import consul_registry
-from registry.test_consul import running
+from registry.test_consul import WRITE, running
 from servers.consul import ConsulCluster, ConsulServer
 
-from controlplane.model import Lost, RawResource, Synced
+from controlplane.model import HealthStatus, Lost, PutInstance, PutPolicy, RawResource, RegistryEvent, Synced, Verdict
+from controlplane.policy import Policy
 from controlplane.registry import Attention, RegistryUnavailable
 from controlplane.registry.consul import ATTENTION
+from controlplane.registry.consul.client import Client
+from controlplane.registry.consul.following import WATCHED_MAX
+from controlplane.registry.consul.transport import Unreachable
 
 pytestmark = pytest.mark.consul
 
@@ -23,7 +32,7 @@ B = instance("web", "b", host="10.0.0.2")
 
 
 @asynccontextmanager
-async def impostor(handler: web.RequestHandler) -> AsyncIterator[str]:
+async def impostor(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     """Serve something that is no Consul; yield its address."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
@@ -140,3 +149,85 @@ class TestAttention:
                 server.resume()
             while not isinstance(await told.next(), Synced):
                 pass
+
+
+class TestNothingIsMissed:
+    async def test_a_check_that_fails_just_after_the_listing_counts_although_its_service_has_no_query_of_its_own(
+        self, consul: ConsulServer
+    ) -> None:
+        def registration(number: int, status: str) -> dict[str, Any]:
+            name = f"s{number:02}"
+            service = {"Service": name, "ID": f"{name}-1", "Address": "10.3.0.1", "Port": 80}
+            check = {"Node": "elsewhere", "CheckID": f"c{number}", "Name": "c", "Status": status}
+            return {
+                "Node": "elsewhere",
+                "Address": "10.3.0.1",
+                "Service": service,
+                "Check": {**check, "ServiceID": f"{name}-1"},
+            }
+
+        last = WATCHED_MAX + 9
+        for number in range(last + 1):
+            await consul.request("PUT", "/v1/catalog/register", registration(number, "passing"))
+        seen = asyncio.Event()
+
+        def emit(event: RegistryEvent) -> None:
+            match event:
+                case Synced():  # nobody else has a turn before the following begins
+                    _at_once(consul, "/v1/catalog/register", registration(last, "critical"))
+                case PutInstance(stated=Verdict(status=HealthStatus.UNHEALTHY)):
+                    seen.set()
+
+        async with consul_registry(consul) as registry:
+            task = asyncio.create_task(registry.run(emit))
+            try:
+                await asyncio.wait_for(seen.wait(), 15)
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def test_a_heartbeat_that_could_not_be_told_to_the_others_is_told_when_consul_is_back(
+        self, consul: ConsulServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write, broken = Client.write, ["once"]
+
+        async def breaks_off(client: Client, key: str, *args: Any, **options: Any) -> bool:
+            if "/renewals/one/" in key and broken:
+                raise Unreachable(f"broken off {broken.pop()}")
+            return await write(client, key, *args, **options)
+
+        monkeypatch.setattr(Client, "write", breaks_off)
+        one, two = consul_registry(consul, member="one"), consul_registry(consul, member="two")
+        async with running(one) as told, running(two):
+            await told.until(lambda: told.members == {"one", "two"})
+            await one.put(replace(A, ttl=60.0))
+            assert await one.heartbeat(A.key) == 60.0
+            while not isinstance(await told.next(), Lost):
+                pass
+            async with asyncio.timeout(10):
+                while not [
+                    key
+                    for key in await consul.request("GET", "/v1/kv/service-discovery/renewals/?keys")
+                    if key.startswith("service-discovery/renewals/one/")
+                ]:
+                    await asyncio.sleep(0.05)
+
+
+async def test_a_removal_that_the_token_may_not_make_keeps_nothing_else_from_being_followed(tmp_path: Path) -> None:
+    rights = WRITE.replace('service_prefix "" { policy = "write" }', 'service_prefix "" { policy = "read" }')
+    async with ConsulServer(tmp_path, acl=True) as server:
+        async with consul_registry(server) as everything:
+            await everything.put(A)
+            await everything.drain(A.key, 0.0)
+        async with running(consul_registry(server, token=await server.add_token(rights), member="two")) as told:
+            assert [event.instance.draining for event in await told.listing()] == [True]
+            for timeout in (1.0, 2.0):
+                await told.registry.put_policy(A.name, Policy(timeout=timeout))
+                assert isinstance(await told.next(), PutPolicy), "and no Lost"
+
+
+def _at_once(server: ConsulServer, path: str, body: dict[str, Any]) -> None:
+    """Send a request while the event loop stands still."""
+    request = urllib.request.Request(f"{server.endpoint}{path}", data=json.dumps(body).encode(), method="PUT")
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert answer.status == 200

@@ -26,8 +26,9 @@ from controlplane.registry.consul.rows import (
     row_of,
 )
 from controlplane.registry.consul.telling import Teller
-from controlplane.registry.consul.transport import Uncertain, Unreachable
+from controlplane.registry.consul.transport import Refused, Uncertain, Unreachable
 from controlplane.registry.documents import Kind, path_of
+from controlplane.registry.leases import Deadlines
 
 _TRIES = 8
 """How often a write is repeated that others got ahead of."""
@@ -170,9 +171,9 @@ class Writer:
             now = self._clock()
             await self._expire(teller.leases.pop_due(now))
             for key in teller.removals.pop_due(now):
-                await self._conclude(key, lambda row: row.remove_at is not None, unchanged=True)
+                await self._conclude(key, teller.removals, lambda row: row.remove_at is not None, unchanged=True)
             for key in teller.reaps.pop_due(now):
-                await self._conclude(key, lambda row: row.expired, unrevived=True)
+                await self._conclude(key, teller.reaps, lambda row: row.expired, unrevived=True)
             deadlines = [at for each in (teller.leases, teller.removals, teller.reaps) if (at := each.next())]
             nap = min((at - self._clock() for at in deadlines), default=_LONGEST_NAP_S)
             try:
@@ -192,13 +193,15 @@ class Writer:
             try:
                 done, index = await self._expire_all(rows)
                 expired += done
-            except Stale:
+            except (Stale, Refused):
                 for row in rows:
                     try:
                         done, index = await self._expire_all([row])
                         expired += done
                     except Stale:
                         await self._look(row.instance.name)
+                    except Refused:
+                        self._teller.leases.set(row.key, self._clock() + _AGAIN_S)
         if expired:
             self._teller.wrote(expired, index)
 
@@ -216,9 +219,18 @@ class Writer:
         return [replace(row, expired=True, ttl_index=index) for row in rows], index
 
     async def _conclude(
-        self, key: InstanceKey, due: Callable[[Row], bool], *, unchanged: bool = False, unrevived: bool = False
+        self,
+        key: InstanceKey,
+        deadlines: Deadlines[InstanceKey],
+        due: Callable[[Row], bool],
+        *,
+        unchanged: bool = False,
+        unrevived: bool = False,
     ) -> None:
-        """Remove an instance whose time has come, unless it has changed meanwhile."""
+        """Remove an instance whose time has come, unless it has changed meanwhile.
+
+        One that Consul will not remove is tried again later: for its sake the rest is not followed any less (law 15).
+        """
         row = self._teller.mirror.get(key)
         if row is None or not due(row):
             return
@@ -226,6 +238,8 @@ class Writer:
             await self._remove(row, delete_operations(row, unchanged=unchanged, unrevived=unrevived))
         except Stale:
             await self._look(key.service)
+        except Refused:
+            deadlines.set(key, self._clock() + _AGAIN_S)
 
     async def _write(self, service: str, attempt: Callable[[], Awaitable[T]], *, look: bool = True) -> T:
         """Try a write until nobody got ahead of it.
