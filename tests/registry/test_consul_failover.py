@@ -48,6 +48,19 @@ async def impostor(handler: Callable[[web.Request], Awaitable[web.StreamResponse
 
 
 class TestWrites:
+    async def test_one_that_changes_nothing_is_not_answered_by_what_another_control_plane_has_just_removed(
+        self, consul: ConsulServer
+    ) -> None:
+        one, two = consul_registry(consul, member="one"), consul_registry(consul, member="two")
+        async with running(one) as first, running(two) as second:
+            await first.listing()
+            await second.listing()
+            for _ in range(10):
+                await one.put(replace(A, ttl=60.0))
+                await two.delete(A.key)
+                await one.put(replace(A, ttl=60.0))
+                assert len(await consul.request("GET", "/v1/health/service/web?consistent")) == 1
+
     async def test_one_is_taken_although_the_leader_and_first_host_was_just_killed(self, tmp_path: Path) -> None:
         async with ConsulCluster(tmp_path) as cluster:
             leader = await cluster.leader()
@@ -89,6 +102,19 @@ async def test_a_document_whose_name_is_a_step_of_a_path_is_kept(consul: ConsulS
         assert await told.registry.put_resource(resource) is False
         assert await told.registry.delete_resource(resource.key) is True
         assert (await told.next()).key == resource.key
+
+
+async def test_a_key_that_cannot_be_a_document_is_remarked_until_it_is_removed(consul: ConsulServer) -> None:
+    key = "/v1/kv/service-discovery/policies/a/b"
+    async with running(consul_registry(consul)) as told:
+        await told.listing()
+        await consul.request("PUT", key, {"strategy": "random"})
+        async with asyncio.timeout(10):
+            while not told.registry.remarks:
+                await asyncio.sleep(0.01)
+            await consul.request("DELETE", key)
+            while told.registry.remarks:
+                await asyncio.sleep(0.01)
 
 
 class TestWhatIsNoConsul:

@@ -153,6 +153,8 @@ class Client:
                     raise Stale(said)
                 if "missing node" in said.lower() or "no node" in said.lower() or "node does not exist" in said:
                     raise NodeMissing(said)
+                if "doesn't exist" in said:
+                    raise Stale(said)
                 raise Refused(f"{self._transport.server} refused: {said[:200]}")
             if response.code == 403:
                 raise ACLPermissionDenied(response.body)

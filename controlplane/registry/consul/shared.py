@@ -174,6 +174,8 @@ class Shared:
 
     def _change(self, key: str, body: bytes | None) -> None:
         self._remarks.pop(key, None)
+        if body is None and key not in self._known:
+            return
         try:
             kind, name = parse_path(key.removeprefix(self._prefix))
             event = event_of(kind, name, body, self._registry)
@@ -181,8 +183,7 @@ class Shared:
             self._remarks[key] = str(error)  # what was good of it stays, see law 15
             return
         if body is None:
-            if self._known.pop(key, None) is None:
-                return
+            del self._known[key]
         else:
             self._known[key] = body
         if event is not None:

@@ -19,6 +19,7 @@ from controlplane.registry.consul.client import Client, NodeMissing, Stale
 from controlplane.registry.consul.rows import (
     REGISTER_NODE,
     Row,
+    confirm_operations,
     delete_operations,
     expire_operations,
     put_operations,
@@ -115,6 +116,7 @@ class Writer:
             if (owner := self._teller.mirror.owner(instance)) is not None:
                 raise AddressTaken(instance, owner)
             if self.live and stored is not None and same_instance(stored.instance, instance):
+                await self._confirm(stored)
                 self._renew(key)
                 return False
             remove_at = stored.remove_at if stored is not None and instance.draining else None
@@ -304,6 +306,12 @@ class Writer:
         forget = {"KV": {"Verb": "delete", "Key": self._changes.prefix + path_of(Kind.VERDICT, *row_name)}}
         index = index_of(await self._client.transact([*operations, forget, change]))
         self._teller.removed(row, index)
+
+    async def _confirm(self, row: Row) -> None:
+        """Ask whether Consul has an instance as it is known here. Raises Stale where another has changed it since."""
+        found = row_of(await self._client.transact(confirm_operations(row)))
+        if (found.service_index, found.expired) != (row.service_index, row.expired):
+            raise Stale(f"instance {row.key} has changed")
 
     def _renew(self, key: InstanceKey) -> float | None:
         ttl = self._teller.renew(key)
