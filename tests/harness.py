@@ -26,6 +26,9 @@ T = TypeVar("T")
 PATIENCE_S = 20.0
 """How long anything may take before a test gives up on it."""
 
+START_S = 60.0
+"""How long a process may take to be ready: it loads for seconds of CPU, which others on the machine may want too."""
+
 
 def free_port() -> int:
     """Return a TCP port that is free now."""
@@ -101,7 +104,13 @@ class ControlPlane:
                 stdout=log,
                 stderr=log,
             )
-        await eventually(self._ready, lambda: f"the control plane is ready; its log:\n{self.log()}")
+        try:
+            await eventually(self._ready, lambda: f"the control plane is ready; its log:\n{self.log()}", START_S)
+        except BaseException:
+            if self.process.returncode is None:
+                self.process.kill()
+                await self.process.wait()
+            raise
 
     async def _ready(self) -> bool:
         assert self.process is not None

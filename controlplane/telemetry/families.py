@@ -83,14 +83,14 @@ CACHE_READS = Family(
 REGISTRY_CONNECTED = Family(
     name="sd_registry_connected",
     kind="gauge",
-    help="Whether a registry can be heard: 1, or 0 while what it said last stands.",
+    help="1 once a registry has said everything and while it can be heard; 0 before, and while what it said stands.",
     labels={"registry": "`memory`, `consul`, `etcd`, `kubernetes`"},
     query="sd_registry_connected == 0",
 )
 REGISTRY_AGE = Family(
     name="sd_registry_age_seconds",
     kind="gauge",
-    help="How long ago a registry was last known to have said everything.",
+    help="How long ago a registry was last heard; where it never was, for how long it has been tried.",
     labels={"registry": "`memory`, `consul`, `etcd`, `kubernetes`"},
     query="max by (registry) (sd_registry_age_seconds) > 60",
 )
