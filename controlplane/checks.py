@@ -10,7 +10,16 @@ from collections.abc import Callable
 from controlplane.catalog import Change
 from controlplane.health.monitor import HealthMonitor
 from controlplane.live import LiveCatalog
-from controlplane.model import DeleteInstance, InstanceKey, Judged, PutInstance, Resolved, is_address
+from controlplane.model import (
+    DeleteInstance,
+    Instance,
+    InstanceKey,
+    Judged,
+    PutInstance,
+    Resolved,
+    is_address,
+    same_target,
+)
 from controlplane.resolver import Resolver
 from controlplane.shares import Shares
 from controlplane.verdicts import VerdictWriter
@@ -41,7 +50,8 @@ class Checks:
         self._shares = shares
         self._verdicts = verdicts
         self._call_later = call_later
-        self._disputed: set[InstanceKey] = set()
+        self._disputed: dict[InstanceKey, tuple[Judged, Instance]] = {}
+        """What others say of what is checked here, the newest, and of which instance they say it."""
         self._names: dict[InstanceKey, str] = {}
         self._users: Counter[str] = Counter()
 
@@ -69,11 +79,15 @@ class Checks:
 
     def recorded(self, judged: Judged) -> bool:
         """Tell whether a verdict that the registry keeps counts; what is checked here is judged here."""
-        if not self._shares.mine(judged.key):
+        key = judged.key
+        if not self._shares.mine(key):
+            self._disputed.pop(key, None)
             return True
-        if judged.key not in self._disputed:
-            self._disputed.add(judged.key)
-            self._call_later(DISPUTE_S, lambda: self._insist(judged.key))
+        entry = self._live.current.entry(key)
+        if entry is not None:
+            if key not in self._disputed:
+                self._call_later(DISPUTE_S, lambda: self._settle(key))
+            self._disputed[key] = judged, entry.instance
         return False
 
     def gone(self, key: InstanceKey) -> None:
@@ -81,10 +95,17 @@ class Checks:
         if self._shares.mine(key):
             self._verdicts.forget(key)
 
-    def _insist(self, key: InstanceKey) -> None:
-        self._disputed.discard(key)
+    def _settle(self, key: InstanceKey) -> None:
+        """End a dispute: with our verdict in the registry, or where another checks it by now, with theirs here."""
+        disputed = self._disputed.pop(key, None)
         entry = self._live.current.entry(key)
-        if entry is not None and entry.verdict is not None and self._shares.mine(key):
+        if disputed is None or entry is None:
+            return
+        judged, instance = disputed
+        if not self._shares.mine(key):
+            if same_target(entry.instance, instance):
+                self._live.apply(judged)
+        elif entry.verdict is not None:
             self._verdicts.add(Judged(key=key, verdict=entry.verdict), entry.instance)
 
     def _check(self, key: InstanceKey) -> None:

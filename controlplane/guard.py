@@ -154,30 +154,37 @@ class Guard:
         del self._holds[hold_id]
         return Decision(ended=(Notice(id=hold_id, reason=hold.reason, instances=1, keys=(key,)),))
 
-    def release(self, hold_id: str, catalog: Catalog) -> Decision:
-        """Let a hold go, or one instance by its key (`<service>/<id>`). Nothing happens where it has ended by now."""
-        hold = self._holds.get(hold_id)
-        if hold is not None:
-            lost = dict(hold.keys)
+    def release(self, what: str, catalog: Catalog) -> Decision:
+        """Let go what a person means: all that is held of a service, one instance (`<service>/<id>`), or everything.
+
+        Not a hold by its id: control planes that heard of the same losses in other portions hold them under other
+        ids, and what is let go at one is to be gone at all of them. Nothing happens where nothing is held by now.
+        """
+        if what == EVERYTHING:
+            keys = [key for hold in self._holds.values() for key in hold.keys]
         else:
-            service = ServiceName(hold_id.partition("/")[0])
-            in_hold = self._held.get(service, {})
-            lost = {key: self._holds[in_hold[key]].keys[key] for key in in_hold if str(key) == hold_id}
-        entries = {key: catalog.entry(key) for key in sorted(lost)}
-        events = tuple(_deleted(key, entry.registry, lost[key]) for key, entry in entries.items() if entry is not None)
-        ended = [notice for key in entries for notice in self.settled(key).ended]
-        if hold is not None:
-            ended = [Notice(id=hold_id, reason=hold.reason, instances=len(lost), keys=tuple(entries))]
-        return Decision(events=events, ended=tuple(ended))
+            held = self._held.get(ServiceName(what.partition("/")[0]), {})
+            keys = [key for key in held if what in {key.service, str(key)}]
+        return self._let_go(keys, catalog)
 
     def due(self, now: float, catalog: Catalog) -> Decision:
         """Let go every hold whose time is over."""
-        over = [hold_id for hold_id, hold in self._holds.items() if hold.due <= now]
-        decided = [self.release(hold_id, catalog) for hold_id in over]
-        return Decision(
-            events=tuple(event for each in decided for event in each.events),
-            ended=tuple(notice for each in decided for notice in each.ended),
-        )
+        return self._let_go([key for hold in self._holds.values() if hold.due <= now for key in hold.keys], catalog)
+
+    def _let_go(self, keys: Iterable[InstanceKey], catalog: Catalog) -> Decision:
+        events: list[Event] = []
+        of_hold: dict[str, list[InstanceKey]] = {}
+        ended: list[Notice] = []
+        for key in sorted(keys):
+            hold_id = self._held[key.service][key]
+            why = self._holds[hold_id].keys[key]
+            of_hold.setdefault(hold_id, []).append(key)
+            if (entry := catalog.entry(key)) is not None:
+                events.append(_deleted(key, entry.registry, why))
+            for notice in self.settled(key).ended:
+                gone = tuple(of_hold[hold_id])
+                ended.append(Notice(id=notice.id, reason=notice.reason, instances=len(gone), keys=gone))
+        return Decision(events=tuple(events), ended=tuple(ended))
 
     def next_due(self) -> float | None:
         """Return when `due` will have something to do; None while nothing is held."""

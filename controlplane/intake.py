@@ -14,6 +14,8 @@ from controlplane.guard import Decision, Guard, Hold, Notice
 from controlplane.live import CallLater, LiveCatalog
 from controlplane.model import (
     DeleteInstance,
+    DeletePolicy,
+    DeleteResource,
     Event,
     InstanceKey,
     Judged,
@@ -21,9 +23,13 @@ from controlplane.model import (
     Members,
     Missing,
     PutInstance,
+    PutPolicy,
+    PutResource,
     Recorded,
     RegistryEvent,
     Release,
+    ResourceKey,
+    ServiceName,
     Synced,
     target_of,
 )
@@ -110,6 +116,10 @@ class Intake:
         self._observer = observer
         self._clocks = clocks
         self._recorded: dict[InstanceKey, Recorded] = {}
+        self._members: frozenset[str] | None = None
+        """As the store told them last, whether it can be heard or not."""
+        self._doubted: dict[ServiceName | ResourceKey, DeletePolicy | DeleteResource] = {}
+        """Policies and raw resources that a registry lacked when it came back."""
         self._timer_at: float | None = None
 
     @property
@@ -171,6 +181,7 @@ class Intake:
             case Recorded():
                 self._record(event)
             case Members(ids=ids):
+                self._members = ids
                 self._work.members(ids)
             case Release(hold=hold):
                 self._decided(self._guard.release(hold, self._live.current))
@@ -180,8 +191,22 @@ class Intake:
                 if self._live.apply(event) is not None:
                     self._observer.registry_lost(registry, reason, heard=registry in self._live.current.synced)
             case Synced(registry=registry):
+                # A registry that is back tells differences only: members that are still the same ones it does not tell.
+                if registry == self._store and self._members is not None:
+                    self._work.members(self._members)
                 if self._live.apply(event) is not None:
                     self._observer.registry_synced(registry)
+                self._believe()
+            case DeletePolicy(service=service) if not self._is_heard(event.registry):
+                self._doubted[service] = event
+            case DeleteResource(key=resource) if not self._is_heard(event.registry):
+                self._doubted[resource] = event
+            case PutPolicy(service=service):
+                self._doubted.pop(service, None)
+                self._live.apply(event)
+            case PutResource(resource=put):
+                self._doubted.pop(put.key, None)
+                self._live.apply(event)
             case _:
                 self._live.apply(event)
 
@@ -193,7 +218,21 @@ class Intake:
             self._observer.held(notice)
         for notice in decision.ended:
             self._observer.released(notice)
+        if decision.ended:
+            self._believe()
         self._set_timer()
+
+    def _is_heard(self, registry: str) -> bool:
+        return registry in self._live.current.synced and registry not in self._live.current.lost
+
+    def _believe(self) -> None:
+        """Drop what registries lacked when they came back, unless they lacked so many instances that some are held."""
+        if self._guard.holds():
+            return
+        for name, removal in list(self._doubted.items()):
+            if self._is_heard(removal.registry):
+                del self._doubted[name]
+                self._live.apply(removal)
 
     def _settle(self, event: PutInstance | DeleteInstance, key: InstanceKey) -> None:
         """Apply what a registry means to become of an instance: the guard need not think of it any more."""

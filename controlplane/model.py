@@ -463,7 +463,7 @@ class Members:
 class Release:
     """Say that a person let go what the mass-loss guard holds, here or at another control plane.
 
-    `hold` is a hold's id, or the key of one instance.
+    `hold` is a service's name, the key of one instance, or `_everything`.
     """
 
     hold: str

@@ -158,12 +158,10 @@ def _decide(
 ) -> tuple[Endpoint | None, Decision]:
     instance = entry.instance
     status = entry.status
-    why_status = _status_reason(entry)
+    why = (_status_reason(entry), *((_held_reason(entry),) if entry.held else ()))
 
     def left_out(reason: str) -> tuple[None, Decision]:
-        return None, Decision(
-            instance_id=instance.id, offered=False, status=status, weight=0, reasons=(why_status, reason)
-        )
+        return None, Decision(instance_id=instance.id, offered=False, status=status, weight=0, reasons=(*why, reason))
 
     if entry.checked and (entry.verdict is None or not entry.verdict.passed):
         return left_out("left out: awaiting first check to pass")
@@ -182,7 +180,7 @@ def _decide(
         metadata=instance.metadata,
     )
     return endpoint, Decision(
-        instance_id=instance.id, offered=True, status=status, weight=weight, reasons=(why_status, why_weight)
+        instance_id=instance.id, offered=True, status=status, weight=weight, reasons=(*why, why_weight)
     )
 
 
@@ -193,6 +191,13 @@ def effective_weight(entry: Entry, strategy: Strategy) -> tuple[int, str]:
     if strategy is Strategy.HEALTH_BASED:
         return max(1, entry.score), f"weight {max(1, entry.score)}: the health score"
     return entry.instance.weight, f"weight {entry.instance.weight}: as registered"
+
+
+def _held_reason(entry: Entry) -> str:
+    return (
+        f"held: {entry.registry} has lost it, one of too many at once to be believed; it stays until it returns, or "
+        f"the mass-loss guard's hold {entry.held} ends"
+    )
 
 
 def _status_reason(entry: Entry) -> str:

@@ -100,11 +100,13 @@ class Remembered:
                     if not offered:
                         told.append(event)  # the guard may keep only what there is
                     gone.setdefault(self._held.get(instance.key, ""), []).append(instance.key)
-                case PutPolicy(service=service) if offered:
+                case PutPolicy(service=service):
+                    told += [event] if not offered else []
                     told.append(DeletePolicy(service=service, registry=registry))
                 case PutAliases(service=service) if offered:
                     told.append(PutAliases(service=service, aliases=(), registry=registry))
-                case PutResource(resource=resource) if offered:
+                case PutResource(resource=resource):
+                    told += [event] if not offered else []
                     told.append(DeleteResource(key=resource.key, registry=registry))
                 case _:
                     pass

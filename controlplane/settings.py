@@ -284,6 +284,11 @@ def _refusals(settings: Settings) -> list[str]:
     if absent := [name for name in settings.registry_optional if name not in settings.registry_type]:
         there = ",".join(settings.registry_type)
         faults.append(f"REGISTRY_OPTIONAL: {', '.join(absent)} is not in REGISTRY_TYPE, which is {there}")
+    elif not set(settings.registry_type).difference(settings.registry_optional):
+        faults.append(
+            "REGISTRY_OPTIONAL names every registry of REGISTRY_TYPE, so that nothing would be waited for and proxies "
+            "be told that there is nothing; leave out at least one"
+        )
     folder = settings.health_check_scripts_dir
     if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where it may not look
         faults.append(f"HEALTH_CHECK_SCRIPTS_DIR: there is no folder {str(folder)!r}")

@@ -101,7 +101,7 @@ def _etcd(settings: Settings, sharing: Sharing | None) -> "EtcdRegistry":
 
 
 def _consul(settings: Settings, sharing: Sharing | None) -> "ConsulRegistry":
-    from controlplane.registry.consul import ConsulRegistry, tls_context  # noqa: PLC0415
+    from controlplane.registry.consul import ATTENTION, ConsulRegistry, tls_context  # noqa: PLC0415
 
     files = (settings.consul_ca_file, settings.consul_cert_file, settings.consul_key_file)
     return ConsulRegistry(
@@ -114,6 +114,7 @@ def _consul(settings: Settings, sharing: Sharing | None) -> "ConsulRegistry":
         if settings.consul_scheme == "https"
         else None,
         sharing=sharing,
+        attention=Attention.within(settings.cache_ttl, at_most=ATTENTION),
         clock=time.monotonic,
         wall_clock=time.time,
         random=Random(),  # noqa: S311 - jitter

@@ -277,6 +277,35 @@ def test_a_person_lets_one_held_instance_go() -> None:
     assert world.does(world.guard.release("web/i0003", world.catalog)) == Decision(), "that one is not held"
 
 
+def test_what_one_control_plane_lets_go_is_gone_at_another_that_holds_it_under_another_id() -> None:
+    by_service, at_once = World(), World()
+    services = ["a", "b", "c"]
+    for world in (by_service, at_once):
+        for service in services:
+            world.has(service, *ids(10))
+    for service in services:
+        by_service.now += 20
+        by_service.loses(service, *ids(6))
+    at_once.misses(*(key(service, id_) for service in services for id_ in [*ids(6), "i0006"]))
+    assert [hold.id for hold in by_service.guard.holds()] == services
+    assert [hold.id for hold in at_once.guard.holds()] == [EVERYTHING]
+
+    for world in (by_service, at_once):
+        world.does(world.guard.release("a", world.catalog))
+    for world in (by_service, at_once):
+        assert not any(world.offered("a").values())
+        assert any(world.offered("b").values())
+    ended = [
+        notice
+        for world in (by_service, at_once)
+        for notice in world.does(world.guard.release(EVERYTHING, world.catalog)).ended
+    ]
+    assert [(notice.id, notice.instances) for notice in ended] == [("b", 6), ("c", 6), (EVERYTHING, 14)]
+    for world in (by_service, at_once):
+        assert not any(held for service in services for held in world.offered(service).values())
+        assert world.guard.holds() == ()
+
+
 def test_what_was_released_is_not_what_counts_for_the_next_hold() -> None:
     world = World()
     world.has("web", *ids(8))
@@ -314,7 +343,8 @@ def test_both_holds_can_last_and_end_by_themselves() -> None:
     world.misses(*(key(f"s{number}", "a") for number in range(20)))
     assert [hold.id for hold in world.guard.holds()] == [EVERYTHING, "web"]
 
-    world.does(world.guard.release(EVERYTHING, world.catalog))
+    for number in range(20):
+        world.does(world.guard.release(f"s{number}", world.catalog))
     assert world.offered()["i0000"] == "web"
     assert world.offered("s0") == {}
     assert [hold.id for hold in world.guard.holds()] == ["web"]

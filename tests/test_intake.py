@@ -16,6 +16,8 @@ from controlplane.last_good import LastGoodFile
 from controlplane.live import LiveCatalog
 from controlplane.model import (
     DeleteInstance,
+    DeletePolicy,
+    DeleteResource,
     HealthStatus,
     Instance,
     InstanceKey,
@@ -25,6 +27,8 @@ from controlplane.model import (
     PutAliases,
     PutInstance,
     PutPolicy,
+    PutResource,
+    RawResource,
     Recorded,
     RegistryEvent,
     Release,
@@ -32,7 +36,7 @@ from controlplane.model import (
     Synced,
     target_of,
 )
-from controlplane.policy import Policy
+from controlplane.policy import Policy, Strategy
 from controlplane.registry.reconcile import Delivered
 from controlplane.remembered import LastGood, Remembered
 
@@ -144,6 +148,64 @@ def test_a_registry_that_comes_back_empty_is_held_and_said_loudly_until_it_has_e
         ("synced", "etcd"),
         ("released", "web"),
     ]
+
+
+POLICY = PutPolicy(service=ServiceName("web"), policy=Policy(strategy=Strategy.RANDOM), registry="etcd")
+RESOURCE = PutResource(resource=RawResource(type_url="t", name="cert", body="{}"), registry="etcd")
+NO_POLICY = DeletePolicy(service=POLICY.service, registry="etcd")
+NO_RESOURCE = DeleteResource(key=RESOURCE.resource.key, registry="etcd")
+
+
+def commons_of(world: World) -> tuple[Strategy | None, int]:
+    """Return the strategy of the policy that `web` has of its own, and how many raw resources there are."""
+    service = world.live.current.services.get(POLICY.service)
+    own = None if service is None else service.own_policy
+    return (None if own is None else own.strategy), len(world.live.current.raw)
+
+
+def wiped(*ids: str) -> World:
+    """Return what is left of a registry with a policy and a raw resource that came back without anything."""
+    world = World()
+    world.has(*ids)
+    world.hears(POLICY, RESOURCE, Synced(registry="etcd"))
+    gone = Missing(keys=tuple(key("web", id_) for id_ in ids), registry="etcd", reason="missing after a reconnect")
+    world.hears(Lost(registry="etcd", reason="refused"), NO_POLICY, NO_RESOURCE, gone, Synced(registry="etcd"))
+    return world
+
+
+def test_a_registry_that_comes_back_empty_takes_no_policy_and_no_secret_while_its_instances_are_held() -> None:
+    world = wiped("a", "b", "c", "d")
+    assert world.offered() == dict.fromkeys("abcd", "web")
+    assert commons_of(world) == (Strategy.RANDOM, 1)
+    world.hears(Release(hold="web", registry="etcd"))
+    assert commons_of(world) == (None, 0)
+
+
+def test_what_a_registry_lacked_goes_when_the_hold_ends_and_what_it_has_again_stays() -> None:
+    world = wiped("a", "b", "c", "d")
+    world.hears(replace(POLICY, policy=Policy(strategy=Strategy.ROUND_ROBIN)))
+    world.timers.go_to(600)
+    assert world.offered() == {}
+    assert commons_of(world) == (Strategy.ROUND_ROBIN, 0)
+
+
+def test_a_hold_that_ends_while_its_registry_is_away_takes_nothing_that_the_registry_may_still_have() -> None:
+    world = wiped("a", "b", "c", "d")
+    world.hears(Lost(registry="etcd", reason="refused"))
+    world.timers.go_to(600)
+    assert commons_of(world) == (Strategy.RANDOM, 1)
+    world.hears(POLICY, Synced(registry="etcd"))
+    assert commons_of(world) == (Strategy.RANDOM, 0)
+
+
+def test_what_a_registry_lacks_when_it_comes_back_with_its_instances_is_gone() -> None:
+    assert commons_of(wiped()) == (None, 0)
+
+
+def test_what_is_deleted_while_the_registry_can_be_heard_goes_at_once_whatever_is_held() -> None:
+    world = wiped("a", "b", "c", "d")
+    world.hears(POLICY, RESOURCE, NO_POLICY, NO_RESOURCE)
+    assert commons_of(world) == (None, 0)
 
 
 def test_a_hold_ends_by_a_timer_and_is_said_to_have_ended() -> None:
@@ -288,6 +350,17 @@ def test_while_the_store_cannot_be_heard_the_other_members_are_not_known() -> No
     assert world.told.members_seen == [{"me", "other"}, None]
 
 
+def test_the_members_share_the_checks_again_once_the_store_is_back_and_has_no_others_to_tell() -> None:
+    world = World("kubernetes", "etcd", store="etcd")
+    world.hears(Members(ids=frozenset({"me", "other"}), registry="etcd"), Synced(registry="etcd"))
+    world.hears(Lost(registry="etcd", reason="gone"))
+    assert world.told.members_seen[-1] is None
+    world.hears(Synced(registry="kubernetes"))
+    assert world.told.members_seen[-1] is None, "that is another registry"
+    world.hears(Synced(registry="etcd"))
+    assert world.told.members_seen[-1] == {"me", "other"}
+
+
 def test_a_loss_that_is_told_twice_is_said_once() -> None:
     world = World()
     world.hears(*[Lost(registry="etcd", reason="refused")] * 2, *[Synced(registry="etcd")] * 2)
@@ -327,6 +400,20 @@ def remembering(*registries: str) -> tuple[World, list[PutInstance]]:
     puts = [PutInstance(instance=put(name, "a").instance, registry=name) for name in registries]
     remembered = Remembered(known(*puts), registries, journalled=frozenset(), fresh=True)
     return World(*registries, remembered=remembered), puts
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["after it was silent", "at once"])
+async def test_a_registry_that_is_found_empty_after_a_restart_takes_no_policy_and_no_secret(silent: bool) -> None:
+    puts = [PutInstance(instance=instance("web", id_, host=f"10.0.2.{id_}"), registry="etcd") for id_ in "1234"]
+    last = LastGood(confirmed_at=0.0, events=(*puts, POLICY, RESOURCE), held={})
+    world = World(remembered=Remembered(last, ("etcd",), journalled=frozenset(), fresh=True))
+    if silent:
+        await world.intake.first_words(["etcd"], ["etcd"], 0.0)
+    world.hears(Synced(registry="etcd"))
+    assert world.offered() == dict.fromkeys("1234", "web")
+    assert commons_of(world) == (Strategy.RANDOM, 1)
+    world.hears(Release(hold="web", registry="etcd"))
+    assert commons_of(world) == (None, 0)
 
 
 async def test_what_is_offered_in_place_of_a_silent_registry_is_stale_until_that_speaks() -> None:

@@ -10,6 +10,7 @@ from controlplane.model import (
     DeleteInstance,
     Event,
     HealthStatus,
+    Held,
     Judged,
     PutInstance,
     PutPolicy,
@@ -109,6 +110,24 @@ def test_a_draining_instance_is_sent_as_draining() -> None:
     cluster = planned(put("web", "a", draining=True))
 
     assert cluster.localities[0].endpoints[0].status is HealthStatus.DRAINING
+
+
+def test_what_the_mass_loss_guard_keeps_says_so_offered_or_not() -> None:
+    cluster = planned(
+        put("web", "a"),
+        put("web", "b"),
+        put("web", "c", port=2),
+        Held(keys=(key("web", "a"), key("web", "b")), hold="_everything"),
+    )
+
+    held, twin, other = cluster.decisions
+    assert [decision.offered for decision in cluster.decisions] == [True, False, True]
+    for decision in (held, twin):
+        (reason,) = [each for each in decision.reasons if each.startswith("held: ")]
+        assert "memory has lost it" in reason
+        assert "_everything" in reason
+    assert twin.reasons[-1] == "left out: 10.0.0.1:8080 is already offered as a"
+    assert not any("held" in reason for reason in other.reasons)
 
 
 def test_of_two_instances_at_one_address_the_lowest_id_is_offered() -> None:

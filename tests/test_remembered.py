@@ -82,8 +82,13 @@ def test_what_is_too_old_is_no_measure_of_what_is_missing() -> None:
     assert all_of(remembered(put("a"), put("b"), fresh=False), put("b"), SYNCED) == [put("b"), SYNCED]
 
 
-def test_policies_and_resources_that_are_gone_are_believed_to_be_gone() -> None:
-    assert all_of(remembered(POLICY, RAW), SYNCED) == [SYNCED]
+NO_POLICY = DeletePolicy(service=POLICY.service, registry="etcd")
+NO_RESOURCE = DeleteResource(key=RESOURCE.key, registry="etcd")
+
+
+def test_policies_and_resources_that_are_gone_are_told_to_have_been_there_so_that_a_hold_can_keep_them() -> None:
+    assert all_of(remembered(POLICY, RAW), SYNCED) == [POLICY, NO_POLICY, RAW, NO_RESOURCE, SYNCED]
+    assert all_of(remembered(POLICY, RAW, fresh=False), SYNCED) == [SYNCED]
 
 
 def test_a_silent_registry_is_stood_in_for_by_everything_of_it() -> None:
@@ -103,8 +108,8 @@ def test_when_it_speaks_what_it_lacks_is_doubted_and_policies_go_with_it() -> No
     known.fall_back(["etcd"])
     assert all_of(known, put("b"), SYNCED) == [
         put("b"),
-        DeletePolicy(service=POLICY.service, registry="etcd"),
-        DeleteResource(key=RESOURCE.key, registry="etcd"),
+        NO_POLICY,
+        NO_RESOURCE,
         missing("a"),
         SYNCED,
     ]

@@ -138,6 +138,11 @@ def test_all_faults_are_told_at_once_and_each_once(tmp_path: Path) -> None:
     ("environ", "part"),
     [
         pytest.param({"REGISTRY_OPTIONAL": "consul"}, "REGISTRY_OPTIONAL: consul", id="an optional registry not used"),
+        pytest.param(
+            {"REGISTRY_TYPE": "memory,etcd", "REGISTRY_OPTIONAL": "etcd,memory"},
+            "leave out at least one",
+            id="no registry that is waited for",
+        ),
         pytest.param({"TLS_CLIENT_AUTH": "optional"}, "TLS_CLIENT_AUTH=optional", id="client certificates without TLS"),
         pytest.param({"XDS_TLS_CLIENT_AUTH": "required"}, "XDS_TLS_CLIENT_AUTH=required", id="the same for xDS"),
         pytest.param({"HEALTH_CHECK_SCRIPTS_DIR": "/dev/null"}, "'/dev/null'", id="a file for a folder of scripts"),
@@ -159,7 +164,8 @@ def test_values_that_make_no_sense_are_refused(environ: dict[str, str], part: st
 
 
 def test_what_there_is_is_accepted(tmp_path: Path) -> None:
-    loaded = load({"REGISTRY_OPTIONAL": "memory", "HEALTH_CHECK_SCRIPTS_DIR": str(tmp_path), "TLS_CLIENT_AUTH": "none"})
+    registries = {"REGISTRY_TYPE": "memory,etcd", "REGISTRY_OPTIONAL": "etcd"}
+    loaded = load({**registries, "HEALTH_CHECK_SCRIPTS_DIR": str(tmp_path), "TLS_CLIENT_AUTH": "none"})
 
     assert loaded.settings.health_check_scripts_dir == tmp_path
 

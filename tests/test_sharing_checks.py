@@ -77,6 +77,12 @@ class World:
         return written
 
 
+def _verdict(world: World, of: InstanceKey) -> Verdict | None:
+    entry = world.live.current.entry(of)
+    assert entry is not None
+    return entry.verdict
+
+
 async def _passing(_instance: Instance, _address: str, _timeout_s: float) -> Outcome:
     return Outcome(kind=OutcomeKind.PASS, output="", latency_s=0.0)
 
@@ -143,6 +149,38 @@ async def test_a_dispute_ends_when_the_instance_becomes_anothers_to_check() -> N
     for _, insist in world.later:
         insist()
     assert {each for each, _ in await world.written()} == {each for each in many if world.shares.mine(each)}
+    # Nobody tells those verdicts again: without them this control plane would serve other bytes for ever.
+    assert {each for each in many if _verdict(world, each) == SICK} == {
+        each for each in many if not world.shares.mine(each)
+    }
+
+
+async def test_what_was_disputed_gives_way_to_what_the_one_that_checks_it_has_said_since() -> None:
+    world = World(waits=False)
+    for port, id_ in enumerate(IDS, start=1):
+        world.live.apply(put("web", id_, port=port, health_check=CHECK, verdict=WELL))
+        world.checks.recorded(Judged(key=key("web", id_), verdict=SICK))
+    world.checks.members(frozenset({"me", "other"}))
+    theirs = next(key("web", id_) for id_ in IDS if not world.shares.mine(key("web", id_)))
+    newest = verdict(HealthStatus.DEGRADED)
+    assert world.checks.recorded(Judged(key=theirs, verdict=newest))
+    world.live.apply(Judged(key=theirs, verdict=newest))
+    for _, settle in world.later:
+        settle()
+    assert _verdict(world, theirs) == newest
+
+
+async def test_what_was_disputed_says_nothing_of_an_instance_that_is_elsewhere_by_now() -> None:
+    world = World(waits=False)
+    for port, id_ in enumerate(IDS, start=1):
+        world.live.apply(put("web", id_, port=port, health_check=CHECK, verdict=WELL))
+        world.checks.recorded(Judged(key=key("web", id_), verdict=SICK))
+    world.checks.members(frozenset({"me", "other"}))
+    for port, id_ in enumerate(IDS, start=1_001):
+        world.live.apply(put("web", id_, port=port, health_check=CHECK))
+    for _, settle in world.later:
+        settle()
+    assert {_verdict(world, key("web", id_)) for id_ in IDS} == {None}
 
 
 async def test_the_verdict_of_what_is_gone_is_dropped_by_the_one_that_checked_it() -> None:

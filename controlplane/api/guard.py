@@ -1,7 +1,7 @@
 """The mass-loss guard at the edge: what it holds, and letting go by hand (law 14)."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 from aiohttp import web
@@ -95,7 +95,15 @@ async def release_hold(edge: Edge, request: web.Request) -> web.Response:
 
 
 def _find(edge: Edge, id_: str) -> Hold | None:
-    return next((hold for hold in edge.context.guard.holds() if hold.id == id_), None)
+    """Return a hold, or what another is over of the service of that name: so may a second control plane call it."""
+    holds = edge.context.guard.holds()
+    for hold in holds:
+        if hold.id == id_:
+            return hold
+    for hold in holds:
+        if keys := frozenset(key for key in hold.keys if key.service == id_):
+            return replace(hold, keys=keys)
+    return None
 
 
 OPERATIONS = (
@@ -119,7 +127,8 @@ OPERATIONS = (
         group=GUARD,
         summary="Let a hold go",
         description="The instances are believed to be gone and are taken from proxies, at every control plane that "
-        "shares the registry. To let go a single one, deregister it.",
+        "shares the registry, whatever it calls its hold: all that is held of a service, or with `_everything` all "
+        "that is held. To let go a single one, deregister it.",
         handler=release_hold,
         parameters=(HOLD,),
         answers=(

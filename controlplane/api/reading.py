@@ -1,6 +1,7 @@
 """Reads of services, instances, policies and health: from the live catalog only, as ready bytes (law 11)."""
 
 from collections.abc import Iterable
+from hashlib import blake2b
 from urllib.parse import urlencode
 
 import orjson
@@ -84,12 +85,18 @@ def show(edge: Edge, entry: Entry, *, stored: bool = True) -> InstanceView:
 
 
 def tag_of(edge: Edge, entry: Entry) -> str:
-    """Return an instance's ETag: its revision, and where its host is a name, what that stands for now."""
+    """Return an instance's ETag: what is registered, and after the `+` what else is shown.
+
+    That is its revision, and where its host is a name, what that stands for now. A write with `If-Match` asks for the
+    first part only (`edge.require`): a verdict that came meanwhile is nobody's write, and every control plane of a
+    registry gives the same first part.
+    """
     live = edge.context.live
+    stored = blake2b(orjson.dumps(entry.instance, option=orjson.OPT_SORT_KEYS), digest_size=12).hexdigest()
     label = live.label(entry.revision)
     if is_address(entry.instance.host):
-        return f'"{label}"'
-    return f'"{label}-{live.current.address_of(entry.instance) or "unresolved"}"'
+        return f'"{stored}+{label}"'
+    return f'"{stored}+{label}-{live.current.address_of(entry.instance) or "unresolved"}"'
 
 
 def _selected(entries: Iterable[Entry], tags: frozenset[str], *, healthy_only: bool) -> list[Entry]:

@@ -73,12 +73,23 @@ class Stored:
 
 
 async def store(edge: Edge, instance: Instance, *, expected: Instance | None = None) -> Stored:
-    """Put an instance into the registry; with `expected`, only in place of that. Raises as `ask` does."""
-    before = edge.context.live.current.revision
-    entry = edge.context.live.current.entry(instance.key)
-    held = entry is not None and bool(entry.held)  # new to the registry, but it was there for everyone who looked
+    """Put an instance into the registry; with `expected`, only in place of that.
+
+    Raises as `ask` does, and Problem where nobody would ever see it: behind that of a registry whose word comes first.
+    """
+    catalog = edge.context.live.current
+    entry = catalog.entry(instance.key)
+    if entry is not None and not entry.held and _comes_first(edge, entry):
+        raise not_writable(entry)
     new = await ask(edge, "register", edge.context.registry.put(instance, expected=expected))
-    return Stored(instance=instance, new=new and not held, before=before)
+    # What is held, or another registry's, may be new to this one, but it was there for everyone who looked.
+    return Stored(instance=instance, new=new and entry is None, before=catalog.revision)
+
+
+def _comes_first(edge: Edge, entry: Entry) -> bool:
+    ranking = edge.context.live.current.ranking
+    store = edge.context.registry.name
+    return entry.registry in ranking[: ranking.index(store)] if store in ranking else False
 
 
 async def deregister(edge: Edge, key: InstanceKey) -> bool:

@@ -71,10 +71,13 @@ class Attention:
     patience_s: float = 4.0
 
     @classmethod
-    def within(cls, cache_ttl_s: float) -> "Attention":
-        """Return how closely to listen for nothing to be older than `cache_ttl_s` unsaid (CACHE_TTL)."""
-        default, half = cls(), cache_ttl_s / 2
-        return cls(probe_s=min(default.probe_s, half), patience_s=min(default.patience_s, half))
+    def within(cls, cache_ttl_s: float, at_most: "Attention | None" = None) -> "Attention":
+        """Return how closely to listen for nothing to be older than `cache_ttl_s` unsaid (CACHE_TTL).
+
+        `at_most` is what is enough where CACHE_TTL asks for no more: the default, unless the registry has its own.
+        """
+        enough, half = at_most or cls(), cache_ttl_s / 2
+        return cls(probe_s=min(enough.probe_s, half), patience_s=min(enough.patience_s, half))
 
 
 class Registry(Protocol):

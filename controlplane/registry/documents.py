@@ -97,7 +97,12 @@ _REMOVAL: TypeAdapter[Removal] = TypeAdapter(Removal)
 
 def path_of(kind: Kind, *name: str) -> str:
     """Return the path of a document, as `Document.path` does."""
-    return "/".join((kind, *(quote(part, safe="@:+~") for part in name)))
+    return "/".join((kind, *(_spelled(part) for part in name)))
+
+
+def _spelled(part: str) -> str:
+    """Encode a part; `.` and `..` too, which as steps of a URL's path would lead elsewhere (RFC 3986, 5.2.4)."""
+    return part.replace(".", "%2E") if part in (".", "..") else quote(part, safe="@:+~")
 
 
 def parse_path(path: str) -> tuple[Kind, tuple[str, ...]]:

@@ -167,6 +167,27 @@ async def test_a_write_may_demand_the_version_that_was_read(edge, method, path, 
     assert edge.live.revision != before
 
 
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [
+        pytest.param("PUT", {"host": "10.0.0.1", "port": 8080, "weight": 2}, id="put"),
+        pytest.param("PATCH", {"weight": 2}, id="patch"),
+        pytest.param("DELETE", None, id="delete"),
+    ],
+)
+async def test_a_verdict_is_no_write_that_came_in_between(edge, method, body):
+    await edge.register(id="a", health_check={"type": "tcp"})
+    async with edge.client.get(INSTANCE) as read:
+        tag = read.headers["ETag"]
+    edge.live.apply(Judged(key=key("web", "a"), verdict=verdict(HealthStatus.DEGRADED)))
+    async with edge.client.get(INSTANCE, headers={"If-None-Match": tag}) as read:
+        assert (read.status, (await read.json())["status"]) == (200, "degraded")
+
+    async with edge.client.request(method, INSTANCE, json=body, headers={"If-Match": tag}) as written:
+        assert written.status in {200, 204}, await written.text()
+    await edge.json(method, INSTANCE, 412, body, headers={"If-Match": tag})
+
+
 async def test_a_write_may_demand_that_there_is_something_or_nothing(edge):
     body = {"host": "10.0.0.1", "port": 8080}
 

@@ -72,6 +72,22 @@ async def test_what_is_not_held_cannot_be_let_go(held):
         assert "GET /api/v1/guard" in problem["detail"]
 
 
+async def test_a_service_can_be_let_go_though_it_is_held_with_all_others(edge):
+    for number in range(20):
+        await edge.register(f"s{number}", host=f"10.0.1.{number}", id="a", ttl=10)
+    edge.clock.now += 11
+    await edge.register("other", id="wake")
+    while not edge.intake.holds():
+        await edge.live.wait()
+
+    gone = await edge.json("POST", "/api/v1/guard/s7/release", 200)
+    assert (gone["id"], gone["instances"]) == ("_everything", [{"name": "s7", "id": "a"}])
+    await edge.json("GET", "/api/v1/services/s7/instances/a", 404)
+    assert len((await holds(edge))["_everything"]) == 19
+    await edge.json("POST", "/api/v1/guard/_everything/release", 200)
+    assert await holds(edge) == {}
+
+
 async def test_a_heartbeat_brings_a_held_instance_back(held):
     assert await held.json("PUT", f"{WEB}/instances/a/heartbeat", 200) == {"expires_in": 10}
     while (await held.json("GET", f"{WEB}/instances/a", 200))["held"]:

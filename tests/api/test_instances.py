@@ -1,6 +1,7 @@
 """Writes go to the registry and answer once they can be read, with the revision that they made."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from builders import instance, key
@@ -175,6 +176,35 @@ async def test_a_write_overtaken_by_another_answers_with_its_own_revision(start)
 
     assert (stored["weight"], stored["revision"]) == (5, "e.2")
     assert (await it.json("GET", PATH, 200))["weight"] == 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        pytest.param("PUT", PATH, BODY, id="put"),
+        pytest.param("POST", "/api/v1/services", {"name": "web", "id": "a", **BODY}, id="register"),
+    ],
+)
+async def test_behind_a_registry_whose_word_comes_first_nothing_is_stored_that_nobody_would_see(
+    edge, method, path, body
+):
+    edge.live.current = replace(edge.live.current, ranking=("kubernetes", "memory"))
+    edge.live.apply(PutInstance(instance=instance("web", "a", weight=7), registry="kubernetes"))
+
+    problem = await edge.json(method, path, 409, body)
+
+    assert problem["registry"] == "kubernetes"
+    assert "change it there" in problem["detail"]
+    assert not await edge.registry.delete(key("web", "a"))
+
+
+async def test_a_registration_takes_the_place_of_that_of_a_registry_whose_word_comes_later(edge):
+    edge.live.current = replace(edge.live.current, ranking=("memory", "kubernetes"))
+    edge.live.apply(PutInstance(instance=instance("web", "a", weight=7), registry="kubernetes"))
+
+    taken = await edge.json("PUT", PATH, 200, BODY)
+
+    assert (taken["registry"], taken["weight"]) == ("memory", 1)
 
 
 async def test_a_registry_that_takes_no_writes_now_is_named_so(start):

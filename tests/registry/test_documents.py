@@ -65,6 +65,13 @@ def test_a_path_of_one_part_gives_its_kind_and_name_back(kind: Kind, name: str) 
     assert parse_path(path_of(kind, name)) == (kind, (name,))
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_is_a_step_of_a_path_is_none_in_the_path(name: str) -> None:
+    path = path_of(Kind.RESOURCE, name, name)
+    assert not {".", ".."} & set(path.split("/"))
+    assert parse_path(path) == (Kind.RESOURCE, (name, name))
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [

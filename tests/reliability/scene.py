@@ -73,6 +73,11 @@ class Scene:
         async with self.client.get(f"{(at or self.control_plane).url}/readyz?verbose") as answer:
             return await answer.text()
 
+    async def strategy(self) -> str:
+        """Return how proxies are told to balance the service."""
+        async with self.client.get(f"{self.control_plane.api}/services/{SERVICE}/policy") as answer:
+            return str((await answer.json())["strategy"])
+
     async def hosts(self) -> set[int]:
         """Return the ports of the hosts that Envoy holds."""
         return {int(address.rpartition(":")[2]) for address in await self.envoy.hosts(SERVICE)}

@@ -50,9 +50,11 @@ async def test_a_registry_that_hangs_costs_no_request(kind: str, tmp_path: Path,
 @of("etcd", "consul", "kubernetes")
 async def test_a_registry_that_comes_back_empty_empties_nothing(kind: str, tmp_path: Path) -> None:
     async with scene(kind, tmp_path) as play:
+        await play.control_plane.policy("web", strategy="random")
         await play.registry.wipe()
         await play.ready("[-]guard")
         await play.traffic.more(200)
+        assert await play.strategy() == "random"
         assert await play.hosts() == {instance.port for instance in play.instances.values()}
         await play.register_again()
         await play.ready("[+]guard")

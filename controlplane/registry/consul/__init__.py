@@ -2,5 +2,6 @@
 
 from controlplane.registry.consul.client import tls_context
 from controlplane.registry.consul.registry import REGISTRY, ConsulRegistry
+from controlplane.registry.consul.transport import ATTENTION
 
-__all__ = ["REGISTRY", "ConsulRegistry", "tls_context"]
+__all__ = ["ATTENTION", "REGISTRY", "ConsulRegistry", "tls_context"]

@@ -1,123 +1,35 @@
-"""Requests to Consul: py-consul's API over a transport of our own, which turns to another server when one fails.
+"""Requests to Consul: py-consul's API over a transport of our own.
 
-py-consul's own asyncio transport passes arguments that aiohttp has deprecated, trusts the system's authorities beside
-the one that is named, and knows one server. So only its API is used, and its place for a transport.
-Every request has a timeout. What goes wrong is `Unreachable`, whose words never hold the token.
+What goes wrong is `Unreachable`, whose words hold neither the token nor what was stored.
 """
 
-import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import aiohttp
 import orjson
-from consul.base import Consul, HTTPClient, Response
+from consul.base import Consul
 from consul.exceptions import ACLPermissionDenied, ConsulException
-from yarl import URL
 
-REQUEST_TIMEOUT_S = 4.0
-"""How long a request that does not wait may take: below the five seconds in which a write has to be refused."""
-
-WAIT_S = 8
-"""How long queries wait for a change, at most, so that a silent server is noticed. Consul adds up to a sixteenth.
-
-It is also how long Consul keeps the connection of a query that was broken off.
-"""
-
-_MARGIN_S = 1.5
-
-CONNECTIONS_MAX = 80
-"""How many connections are opened at most; Consul takes 200 of one address (`http_max_conns_per_client`), for all
-who share it."""
-
-
-class Unreachable(Exception):
-    """Report that Consul did not do what was asked: it is away, hangs, has no leader, or refuses the token."""
+from controlplane.registry import Attention
+from controlplane.registry.consul.transport import Refused, Transport, Unreachable, short
 
 
 class Stale(Exception):
     """Report that a transaction was rolled back: something it rests on has changed."""
 
 
-class NodeMissing(Exception):
-    """Report that a transaction was rolled back because the node that it registers on is not there."""
-
-
-class _Transport(HTTPClient):  # type: ignore[misc]  # py-consul has no types
-    """Send what py-consul asks for over one aiohttp session, to the server that is in use."""
-
-    def __init__(self, servers: Sequence[str], scheme: str, context: ssl.SSLContext | None) -> None:
-        super().__init__(scheme=scheme)
-        self._bases = [f"{scheme}://{server}" for server in servers]
-        self._at = 0
-        self._session: aiohttp.ClientSession | None = None
-        self._context = context
-        self.base_uri = self._bases[0]
-
-    @property
-    def server(self) -> str:
-        return self.base_uri
-
-    def turn(self) -> None:
-        """Use the next server from now on; connections to the last one close as they come free."""
-        self._at = (self._at + 1) % len(self._bases)
-        self.base_uri = self._bases[self._at]
-
-    async def open(self) -> None:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=True if self._context is None else self._context)
-        self._session = aiohttp.ClientSession(connector=connector)
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    async def _send(
-        self, method: str, callback: Callable[[Any], Any], path: str, params: Any, headers: Any, data: Any = None
-    ) -> Any:
-        if self._session is None:
-            raise Unreachable("the client is not open: use it inside `async with`")
-        wait = next((int(value.removesuffix("s")) for name, value in params or () if name == "wait"), None)
-        limit_s = REQUEST_TIMEOUT_S if wait is None else wait * 17 / 16 + _MARGIN_S
-        try:
-            # not aiohttp's timeout, which begins when a connection is free
-            async with asyncio.timeout(limit_s):
-                sent = self._session.request(
-                    method, URL(self.uri(path, params), encoded=True), headers=headers, data=data
-                )
-                async with sent as answer:
-                    response = Response(answer.status, answer.headers, await answer.text(encoding="utf-8"))
-        except TimeoutError:
-            raise Unreachable(f"{self.server} did not answer within {limit_s:.0f} s") from None
-        except aiohttp.ServerDisconnectedError:
-            raise Unreachable(
-                f"{self.server} closed the connection: it stopped, or its limit of connections is reached "
-                "(limits.http_max_conns_per_client)"
-            ) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable(f"{self.server} cannot be reached: {_short(error)}") from None
-        return callback(response)
-
-    async def get(self, callback: Any, path: str, params: Any = None, headers: Any = None, **_: Any) -> Any:
-        return await self._send("GET", callback, path, params, headers)
-
-    async def put(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
-        return await self._send("PUT", callback, path, params, headers, data)
-
-    async def delete(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
-        return await self._send("DELETE", callback, path, params, headers, data)
-
-    async def post(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
-        return await self._send("POST", callback, path, params, headers, data)
+class NodeMissing(Stale):
+    """Report that a transaction was rolled back because the node that it registers on is not there (any more)."""
 
 
 class _Api(Consul):  # type: ignore[misc]  # py-consul has no types
-    def __init__(self, transport: _Transport, token: str | None, datacenter: str | None) -> None:
+    def __init__(self, transport: Transport, token: str | None, datacenter: str | None) -> None:
         self._transport = transport
         super().__init__(host="unused", port=1, scheme=transport.scheme, verify=True, dc=datacenter)
         self.token = token  # py-consul would prefer CONSUL_HTTP_TOKEN, which is not one of our settings
 
-    def http_connect(self, *_: Any, **__: Any) -> _Transport:
+    def http_connect(self, *_: Any, **__: Any) -> Transport:
         return self._transport
 
 
@@ -136,8 +48,10 @@ class Client:
         token: str | None,
         datacenter: str | None,
         context: ssl.SSLContext | None,
+        attention: Attention,
     ) -> None:
-        self._transport = _Transport([_with_port(host, port) for host in hosts], scheme, context)
+        self._transport = Transport([_with_port(host, port) for host in hosts], scheme, context, attention)
+        self._wait_ms = max(round(attention.probe_s * 1000 * 16 / 17), 1)  # Consul adds up to a sixteenth
         self._api = _Api(self._transport, token, datacenter)
         self._datacenter = datacenter
 
@@ -148,18 +62,23 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._transport.close()
 
-    def turn(self) -> None:
-        """Use the next server from now on."""
-        self._transport.turn()
+    @property
+    def server(self) -> str:
+        """Return the URL of the server that is asked now."""
+        return self._transport.server
+
+    def turn(self, server: str) -> None:
+        """Use the next server from now on, unless another than `server` is in use already."""
+        self._transport.turn(server)
 
     async def services(self, index: int = 0) -> tuple[int, dict[str, list[str]]]:
         """Return the names of all services, with their tags; with an index, when anything about services changed."""
-        found = await self._ask(self._api.catalog.services(index=index or None, wait=_wait(index)))
+        found = await self._ask(self._api.catalog.services(index=index or None, wait=self._wait(index)))
         return _index(found), found[1] or {}
 
     async def service(self, name: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
         """Return a service's instances with their checks; with an index, when one of them changed."""
-        found = await self._ask(self._api.health.service(name, index=index or None, wait=_wait(index)))
+        found = await self._ask(self._api.health.service(name, index=index or None, wait=self._wait(index)))
         return _index(found), found[1] or []
 
     async def service_index(self, name: str) -> int:
@@ -168,12 +87,12 @@ class Client:
 
     async def checks(self, state: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
         """Return the checks that are in a state; with an index, when one came or went."""
-        found = await self._ask(self._api.health.state(state, index=index or None, wait=_wait(index)))
+        found = await self._ask(self._api.health.state(state, index=index or None, wait=self._wait(index)))
         return _index(found), found[1] or []
 
     async def keys(self, prefix: str, index: int = 0) -> tuple[int, list[dict[str, Any]]]:
         """Return the keys under a prefix, values as bytes; with an index, when one of them changed."""
-        asked = self._api.kv.get(prefix, recurse=True, index=index or None, wait=_wait(index))
+        asked = self._api.kv.get(prefix, recurse=True, index=index or None, wait=self._wait(index))
         found = await self._ask(asked)
         return _index(found), found[1] or []
 
@@ -234,7 +153,9 @@ class Client:
                     raise Stale(said)
                 if "missing node" in said.lower() or "no node" in said.lower() or "node does not exist" in said:
                     raise NodeMissing(said)
-                raise Unreachable(f"{self._transport.server} refused: {said}")
+                if "doesn't exist" in said:
+                    raise Stale(said)
+                raise Refused(f"{self._transport.server} refused: {said[:200]}")
             if response.code == 403:
                 raise ACLPermissionDenied(response.body)
             raise ConsulException(f"{response.code} {response.body}")
@@ -246,17 +167,22 @@ class Client:
         done: list[dict[str, Any]] = await self._ask(sent)
         return done
 
+    def _wait(self, index: int) -> str | None:
+        return f"{self._wait_ms}ms" if index else None
+
     async def _ask(self, asked: Any) -> Any:
         try:
             return await asked
         except ACLPermissionDenied as error:
             remedy = "refuses the token (CONSUL_TOKEN)" if self._api.token else "demands a token (set CONSUL_TOKEN)"
-            raise Unreachable(f"{self._transport.server} {remedy}: {_short(error)}") from None
+            raise Refused(f"{self._transport.server} {remedy}: {short(error)}") from None
         except ConsulException as error:
-            if str(error).startswith("Missing index header"):
-                where = "look at CONSUL_HOST and CONSUL_PORT"
-                raise Unreachable(f"{self._transport.server} does not answer as Consul does; {where}") from None
-            raise Unreachable(f"{self._transport.server} answered: {_short(error)}") from None
+            # one with a cause would show what was answered, keys among it
+            if isinstance(error.__cause__, Exception) or str(error).startswith("Missing index header"):
+                raise Unreachable(_not_consul(self._transport.server)) from None
+            raise Unreachable(f"{self._transport.server} answered: {short(error)}") from None
+        except (ValueError, TypeError, LookupError, AttributeError):
+            raise Unreachable(_not_consul(self._transport.server)) from None
 
 
 def tls_context(ca_file: str | None, cert_file: str | None, key_file: str | None) -> ssl.SSLContext:
@@ -284,13 +210,9 @@ def _with_port(host: str, port: int) -> str:
     return host if host.rpartition("]")[2].count(":") else f"{host}:{port}"
 
 
-def _wait(index: int) -> str | None:
-    return f"{WAIT_S}s" if index else None
-
-
 def _index(found: Any) -> int:
     return max(int(found[0]), 1)  # 0 would not wait, and so ask again and again
 
 
-def _short(error: Exception) -> str:
-    return str(error).strip().replace("\n", " ")[:200] or type(error).__name__
+def _not_consul(server: str) -> str:
+    return f"{server} answered with something that is not Consul's JSON: is CONSUL_HOST right, is a proxy between?"

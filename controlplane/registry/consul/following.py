@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from controlplane.registry.consul.changes import Changes, What
-from controlplane.registry.consul.client import Client, Unreachable
+from controlplane.registry.consul.client import Client
 from controlplane.registry.consul.mirror import usable_name
 from controlplane.registry.consul.rows import read_rows
 from controlplane.registry.consul.telling import Teller
+from controlplane.registry.consul.transport import Unreachable
 
 WATCHED_MAX = 50
 """How many services have a query of their own. With what else is open, three control planes behind one address stay
 below the 200 connections that Consul takes of it."""
+
+_STATES = ("critical", "warning")
+"""The states of checks that are followed: a check that is in neither is passing."""
 
 _WORKERS = 8
 _GRACE_S = 0.02
@@ -62,6 +66,7 @@ class Follower:
         self._writes = writes
         self._changes_index = 0
         self._sees_servers = False
+        self._checks: dict[str, tuple[int, dict[tuple[str, str], Mapping[str, Any]]]] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -88,6 +93,9 @@ class Follower:
                 if each.what is What.RELEASE:  # was let go while Consul could not be heard; the rest is listed anyway
                     self._touched(each.what, each.name)
         self._changes_index = index
+        for state in _STATES:  # before the services, so that nothing happens between what they show and what follows
+            index, checks = await self._client.checks(state)
+            self._checks[state] = index, _by_id(checks)
         self._names_index, names = await self._client.services()
         self._look_for_servers(names)
         self._take_names(names)
@@ -118,7 +126,7 @@ class Follower:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow_names())
             group.create_task(self._follow_changes())
-            for state in ("critical", "warning"):
+            for state in _STATES:
                 group.create_task(self._follow_checks(state))
             group.create_task(self._sweep())
             for _ in range(_WORKERS):
@@ -189,8 +197,7 @@ class Follower:
                 self._sweep_now.set()
 
     async def _follow_checks(self, state: str) -> None:
-        index, found = await self._client.checks(state)
-        known = _by_id(found)
+        index, known = self._checks[state]
         while True:
             newer, found = await self._client.checks(state, index)
             if newer == index:

@@ -14,7 +14,8 @@ import orjson
 from controlplane.model import InstanceId, InstanceKey, Members, RegistryEvent, ServiceName
 from controlplane.registry import Sharing
 from controlplane.registry.consul.changes import Changes
-from controlplane.registry.consul.client import Client, Unreachable
+from controlplane.registry.consul.client import Client
+from controlplane.registry.consul.transport import Unreachable
 
 _SHORTEST_SESSION_S = 10
 _LONGEST_SESSION_S = 86_400
@@ -159,14 +160,17 @@ class Membership:
         while True:
             await self._work.wait()
             await asyncio.sleep(_FLUSH_S)
-            self._work.clear()
-            due, self._due = list(self._due), {}
+            due = list(self._due)
             said = [[key.service, key.id] for key in due]
             per_key = max(_KEY_BYTES // 520, 1)
             for part, at in enumerate(range(0, len(said), per_key)):
                 self._shared += 1  # Consul takes setting the same value for no change
                 body = orjson.dumps([self._shared, *said[at : at + per_key]])
                 await self._client.write(f"{self._renewals}{self._sharing.member}/{part}", body)
+            for key in due:  # not before it was told: else a lease could end elsewhere that was renewed here
+                del self._due[key]
+            if not self._due:
+                self._work.clear()
             if len(self._shared_at) > 2 * len(due) + 1_000:
                 oldest = self._clock() - 86_400
                 self._shared_at = {key: at for key, at in self._shared_at.items() if at > oldest}

@@ -1,6 +1,7 @@
 """The registry in Consul: its parts put together, and the loop that connects, lists, follows, and begins again."""
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable, Mapping
 from itertools import chain, islice
@@ -18,18 +19,22 @@ from controlplane.model import (
     same_target,
 )
 from controlplane.policy import Policy
-from controlplane.registry import REMARKS_MAX, Emit, ReadOnly, Sharing
+from controlplane.registry import REMARKS_MAX, Attention, Emit, ReadOnly, Sharing
 from controlplane.registry.backoff import Backoff
 from controlplane.registry.consul.changes import Changes, What
-from controlplane.registry.consul.client import Client, Unreachable
+from controlplane.registry.consul.client import Client
 from controlplane.registry.consul.following import Follower, Resync
 from controlplane.registry.consul.members import Membership
 from controlplane.registry.consul.shared import Shared
 from controlplane.registry.consul.telling import Teller
+from controlplane.registry.consul.transport import ATTENTION, Unreachable
 from controlplane.registry.consul.writing import Writer
 from controlplane.registry.documents import Kind, policy_document, resource_document, verdict_document
 
 REGISTRY = "consul"
+
+STEADY_S = 10.0
+"""How long Consul must have been followed for the next try to come without back-off."""
 
 
 class ConsulRegistry:
@@ -39,7 +44,8 @@ class ConsulRegistry:
     `host` is a host, or several by comma, each perhaps with a port of its own: when one fails, the next is used.
     `context` is what https needs, see `tls_context`. `prefix` is where the common state lies in Consul's keys.
     `sharing` None: only instances are read and written, and what time demands is left to those who share.
-    `clock` is monotonic, `wall_clock` since the epoch, in seconds.
+    `attention` bounds how long a query waits for a change. `clock` is monotonic, `wall_clock` since the epoch, both in
+    seconds.
     """
 
     name = REGISTRY
@@ -55,6 +61,7 @@ class ConsulRegistry:
         context: ssl.SSLContext | None = None,
         prefix: str = "service-discovery/",
         sharing: Sharing | None,
+        attention: Attention = ATTENTION,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         random: Random,
@@ -62,7 +69,13 @@ class ConsulRegistry:
         self._clock = clock
         self._random = random
         self._client = Client(
-            hosts=host.split(","), port=port, scheme=scheme, token=token, datacenter=datacenter, context=context
+            hosts=host.split(","),
+            port=port,
+            scheme=scheme,
+            token=token,
+            datacenter=datacenter,
+            context=context,
+            attention=attention,
         )
         member = sharing.member if sharing is not None else f"alone-{random.getrandbits(64):016x}"
         self._changes = Changes(prefix, member)
@@ -107,9 +120,11 @@ class ConsulRegistry:
         lost = False
         try:
             while True:
+                server = self._client.server
+                steady_at = math.inf
                 try:
                     await self._list(emit)
-                    backoff.reset()
+                    steady_at = self._clock() + STEADY_S
                     lost = False
                     await self._follow()
                 except (Unreachable, Resync, ExceptionGroup) as error:
@@ -119,7 +134,9 @@ class ConsulRegistry:
                     if not lost:
                         emit(Lost(registry=REGISTRY, reason=reason))
                         lost = True
-                    self._client.turn()
+                    self._client.turn(server)
+                    if self._clock() >= steady_at:
+                        backoff.reset()
                     await asyncio.sleep(backoff.next_s())
         finally:
             self._writer.live = False

@@ -146,6 +146,16 @@ def delete_operations(row: Row, *, unchanged: bool = False, unrevived: bool = Fa
     return [*(expire_operations(row) if unrevived else ()), delete]
 
 
+def confirm_operations(row: Row) -> list[dict[str, Any]]:
+    """Return the operations that read an instance of ours as it is now, for `row_of`."""
+    service = {"ID": row.service_id, "Service": row.instance.name}
+    operations: list[dict[str, Any]] = [{"Service": {"Verb": "get", "Node": NODE, "Service": service}}]
+    if row.ttl_index is not None:
+        check = {"Node": NODE, "CheckID": f"{_TTL_CHECK}{row.key}"}
+        operations.append({"Check": {"Verb": "get", "Check": check}})
+    return operations
+
+
 def expire_operations(row: Row) -> list[dict[str, Any]]:
     """Return the operation that says that a ttl ran out, provided that nobody has said anything since."""
     check = _ttl_check(row.key, "critical", row.instance.ttl or 0)

@@ -5,16 +5,20 @@ only control planes write them, so they are read once and then by what the other
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from controlplane.model import InstanceKey, RegistryEvent, Release
 from controlplane.registry import RegistryUnavailable
 from controlplane.registry.consul.changes import Changes, What, set_key
-from controlplane.registry.consul.client import Client, Unreachable
+from controlplane.registry.consul.client import Client
+from controlplane.registry.consul.transport import Uncertain, Unreachable
 from controlplane.registry.documents import Document, Kind, Unreadable, event_of, parse_path, path_of
 
 _WATCHED = (Kind.POLICY, Kind.RESOURCE)
 _WRITE_TIMEOUT_S = 4.5
+
+_AGAIN_S = 0.1
+"""How soon a write is repeated that was broken off."""
 
 
 class Shared:
@@ -66,24 +70,30 @@ class Shared:
     async def put(self, document: Document) -> bool:
         """Store a document; return whether it is new. The watch tells of it. Raises RegistryUnavailable."""
         key = self._prefix + document.path
+        new: bool | None = None
 
         async def write() -> bool:
+            nonlocal new
             while True:
                 index, body = await self._client.key(key)
+                new = body is None if new is None or body not in (None, document.body) else new
                 if body == document.body or await self._client.write(key, document.body, cas=index):
-                    return body is None
+                    return new
 
         return await self._bounded(write)
 
     async def delete(self, kind: Kind, *name: str) -> bool:
         """Remove a document; return whether there was one. Raises RegistryUnavailable."""
         key = self._prefix + path_of(kind, *name)
+        there = False
 
         async def erase() -> bool:
+            nonlocal there
             _, body = await self._client.key(key)
             if body is not None:
+                there = True
                 await self._client.erase(key)
-            return body is not None
+            return there
 
         return await self._bounded(erase)
 
@@ -118,15 +128,18 @@ class Shared:
 
         await self._bounded(write)
 
-    async def _bounded(self, write: Callable[[], object]) -> bool:
+    async def _bounded(self, write: Callable[[], Awaitable[bool]]) -> bool:
         try:
             async with asyncio.timeout(_WRITE_TIMEOUT_S):
-                done = await write()  # type: ignore[misc]
+                while True:
+                    try:
+                        return await write()
+                    except Uncertain:  # doing it again is harmless
+                        await asyncio.sleep(_AGAIN_S)
         except TimeoutError:
             raise RegistryUnavailable(f"Consul did not answer within {_WRITE_TIMEOUT_S} s") from None
         except Unreachable as error:
             raise RegistryUnavailable(f"Consul cannot take writes now: {error}") from None
-        return bool(done)
 
     async def _follow(self, kind: Kind) -> None:
         index = self._indexes[kind]
@@ -161,6 +174,8 @@ class Shared:
 
     def _change(self, key: str, body: bytes | None) -> None:
         self._remarks.pop(key, None)
+        if body is None and key not in self._known:
+            return
         try:
             kind, name = parse_path(key.removeprefix(self._prefix))
             event = event_of(kind, name, body, self._registry)
@@ -168,8 +183,7 @@ class Shared:
             self._remarks[key] = str(error)  # what was good of it stays, see law 15
             return
         if body is None:
-            if self._known.pop(key, None) is None:
-                return
+            del self._known[key]
         else:
             self._known[key] = body
         if event is not None:

@@ -15,10 +15,11 @@ from typing import Any, Generic, TypeVar
 from controlplane.model import Instance, InstanceKey, same_instance
 from controlplane.registry import AddressTaken, Conflict, ReadOnly, RegistryUnavailable, UnknownInstance
 from controlplane.registry.consul.changes import Changes, What, index_of
-from controlplane.registry.consul.client import Client, NodeMissing, Stale, Unreachable
+from controlplane.registry.consul.client import Client, NodeMissing, Stale
 from controlplane.registry.consul.rows import (
     REGISTER_NODE,
     Row,
+    confirm_operations,
     delete_operations,
     expire_operations,
     put_operations,
@@ -26,7 +27,9 @@ from controlplane.registry.consul.rows import (
     row_of,
 )
 from controlplane.registry.consul.telling import Teller
+from controlplane.registry.consul.transport import Refused, Uncertain, Unreachable
 from controlplane.registry.documents import Kind, path_of
+from controlplane.registry.leases import Deadlines
 
 _TRIES = 8
 """How often a write is repeated that others got ahead of."""
@@ -38,6 +41,9 @@ _WRITES_MAX = 16
 
 _BATCH = 60
 """How many leases end in one transaction; Consul takes 64 operations."""
+
+_AGAIN_S = 30.0
+"""How soon is tried again what Consul will not do, such as for want of a right to one service."""
 
 _LONGEST_NAP_S = 60.0
 _SHORTEST_NAP_S = 0.05
@@ -94,10 +100,14 @@ class Writer:
     async def put(self, instance: Instance, expected: Instance | None) -> bool:
         """Store an instance; see WritableRegistry."""
         key = instance.key
+        new: bool | None = None
 
         async def attempt() -> bool:
+            nonlocal new
             row = self._own(key)
             stored = None if row is None or row.expired else row
+            if new is not None and stored is not None and same_instance(stored.instance, instance):
+                return new  # the try that was broken off has done it
             if expected is not None:
                 if stored is None:
                     raise _unknown(key)
@@ -106,11 +116,13 @@ class Writer:
             if (owner := self._teller.mirror.owner(instance)) is not None:
                 raise AddressTaken(instance, owner)
             if self.live and stored is not None and same_instance(stored.instance, instance):
+                await self._confirm(stored)
                 self._renew(key)
                 return False
             remove_at = stored.remove_at if stored is not None and instance.draining else None
+            new = stored is None
             await self._store(instance, remove_at, row)
-            return stored is None
+            return new
 
         async with self._addresses.of((instance.name, instance.host, instance.port)):
             return await self._write(instance.name, attempt, look=False)
@@ -118,12 +130,16 @@ class Writer:
     async def delete(self, key: InstanceKey) -> bool:
         """Remove an instance; see WritableRegistry."""
 
+        there = False
+
         async def attempt() -> bool:
+            nonlocal there
             row = self._own(key)
             if row is None:
-                return False
+                return there  # by a try that was broken off, it may be
+            there = not row.expired
             await self._remove(row, delete_operations(row))
-            return not row.expired
+            return there
 
         return await self._write(key.service, attempt)
 
@@ -157,9 +173,9 @@ class Writer:
             now = self._clock()
             await self._expire(teller.leases.pop_due(now))
             for key in teller.removals.pop_due(now):
-                await self._conclude(key, lambda row: row.remove_at is not None, unchanged=True)
+                await self._conclude(key, teller.removals, lambda row: row.remove_at is not None, unchanged=True)
             for key in teller.reaps.pop_due(now):
-                await self._conclude(key, lambda row: row.expired, unrevived=True)
+                await self._conclude(key, teller.reaps, lambda row: row.expired, unrevived=True)
             deadlines = [at for each in (teller.leases, teller.removals, teller.reaps) if (at := each.next())]
             nap = min((at - self._clock() for at in deadlines), default=_LONGEST_NAP_S)
             try:
@@ -179,13 +195,15 @@ class Writer:
             try:
                 done, index = await self._expire_all(rows)
                 expired += done
-            except Stale:
+            except (Stale, Refused):
                 for row in rows:
                     try:
                         done, index = await self._expire_all([row])
                         expired += done
                     except Stale:
                         await self._look(row.instance.name)
+                    except Refused:
+                        self._teller.leases.set(row.key, self._clock() + _AGAIN_S)
         if expired:
             self._teller.wrote(expired, index)
 
@@ -203,9 +221,18 @@ class Writer:
         return [replace(row, expired=True, ttl_index=index) for row in rows], index
 
     async def _conclude(
-        self, key: InstanceKey, due: Callable[[Row], bool], *, unchanged: bool = False, unrevived: bool = False
+        self,
+        key: InstanceKey,
+        deadlines: Deadlines[InstanceKey],
+        due: Callable[[Row], bool],
+        *,
+        unchanged: bool = False,
+        unrevived: bool = False,
     ) -> None:
-        """Remove an instance whose time has come, unless it has changed meanwhile."""
+        """Remove an instance whose time has come, unless it has changed meanwhile.
+
+        One that Consul will not remove is tried again later: for its sake the rest is not followed any less (law 15).
+        """
         row = self._teller.mirror.get(key)
         if row is None or not due(row):
             return
@@ -213,6 +240,8 @@ class Writer:
             await self._remove(row, delete_operations(row, unchanged=unchanged, unrevived=unrevived))
         except Stale:
             await self._look(key.service)
+        except Refused:
+            deadlines.set(key, self._clock() + _AGAIN_S)
 
     async def _write(self, service: str, attempt: Callable[[], Awaitable[T]], *, look: bool = True) -> T:
         """Try a write until nobody got ahead of it.
@@ -228,7 +257,7 @@ class Writer:
                 for _ in range(_TRIES):
                     try:
                         done = await attempt()
-                    except Stale:
+                    except (Stale, Uncertain):
                         await self._look(service)
                     else:
                         self._answered_at = self._clock()
@@ -277,6 +306,12 @@ class Writer:
         forget = {"KV": {"Verb": "delete", "Key": self._changes.prefix + path_of(Kind.VERDICT, *row_name)}}
         index = index_of(await self._client.transact([*operations, forget, change]))
         self._teller.removed(row, index)
+
+    async def _confirm(self, row: Row) -> None:
+        """Ask whether Consul has an instance as it is known here. Raises Stale where another has changed it since."""
+        found = row_of(await self._client.transact(confirm_operations(row)))
+        if (found.service_index, found.expired) != (row.service_index, row.expired):
+            raise Stale(f"instance {row.key} has changed")
 
     def _renew(self, key: InstanceKey) -> float | None:
         ttl = self._teller.renew(key)

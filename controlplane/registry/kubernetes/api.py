@@ -135,7 +135,10 @@ class Api:
             answer = await self._call(
                 "GET", what.path, f"list {what}", query=query, accept=accept, limit=PAGE_TIMEOUT_S
             )
-            items += answer.get("items") or ()
+            page = answer.get("items") or ()
+            if not all(map(_is_object, page)):
+                raise _strange(f"list {what}")
+            items += page
             metadata = answer.get("metadata") or {}
             if not (more := metadata.get("continue")):
                 return Listing(items=items, version=str(metadata.get("resourceVersion", "")))
@@ -170,11 +173,10 @@ class Api:
                 async for line in response.content:
                     if not line.endswith(b"\n"):
                         return  # the connection broke in the middle of it
-                    event = orjson.loads(line)
-                    if event["type"] == "ERROR":
-                        status = event["object"]
-                        raise _refusal(status.get("code", 0), str(status.get("message", "")), doing)
-                    yield event["type"], event["object"]
+                    word, thing = _event(line, doing)
+                    if word == "ERROR":
+                        raise _refusal(thing.get("code", 0), str(thing.get("message", "")), doing)
+                    yield word, thing
         finally:
             response.close()
 
@@ -224,7 +226,10 @@ class Api:
             raise _unreachable(doing, error) from None
         finally:
             answer.response.release()
-        return orjson.loads(text) if text.startswith(b"{") else {}
+        try:
+            return orjson.loads(text) if text.startswith(b"{") else {}
+        except orjson.JSONDecodeError:
+            raise _strange(doing) from None
 
     async def _send(
         self,
@@ -303,6 +308,29 @@ async def _said(response: aiohttp.ClientResponse) -> str:
         if isinstance(status, dict) and "message" in status:
             return str(status["message"])
     return text.decode(errors="replace")
+
+
+def _event(line: bytes, doing: str) -> tuple[str, dict[str, Any]]:
+    """Return the word and the object of a watch's line. Raises Unreachable for what is none."""
+    try:
+        event = orjson.loads(line)
+        word, thing = event["type"], event["object"]
+        good = isinstance(thing, dict) if word == "ERROR" else bool(thing["metadata"]["resourceVersion"])
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        good = False
+    if not good:
+        raise _strange(doing)
+    return word, thing
+
+
+def _is_object(thing: Any) -> bool:
+    return isinstance(thing, dict) and isinstance(thing.get("metadata"), dict) and "name" in thing["metadata"]
+
+
+def _strange(doing: str) -> Unreachable:
+    return Unreachable(
+        f"cannot {doing}: the answer is not Kubernetes' JSON; is the server of KUBECONFIG right, is a proxy between?"
+    )
 
 
 def _refusal(status: int, said: str, doing: str) -> Refused:
