@@ -13,15 +13,15 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 import aiohttp
 import uvloop
+from benchmark.command_line import say, several
 from benchmark.comparison import rounded, table
 from benchmark.machine import FOREIGN, Foreign
 from benchmark.processes import PATIENCE_S, ServerFailed, cpu_s, failed, running
@@ -197,23 +197,10 @@ def _against(value: float, aim: float | None) -> str:
     return f" (≤ {aim:g})" if value <= aim else f" (≤ {aim:g}: missed)"
 
 
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
-
-
-def _several(choices: Mapping[str, Any]) -> Callable[[str], list[str]]:
-    def read(text: str) -> list[str]:
-        if unknown := [each for each in text.split(",") if each not in choices]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(choices)}")
-        return text.split(",")
-
-    return read
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for and print one table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--registries", type=_several(TRUTHS), default=list(TRUTHS), help=",".join(TRUTHS))
+    parser.add_argument("--registries", type=several(TRUTHS), default=list(TRUTHS), help=",".join(TRUTHS))
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run")
     parser.add_argument("--services", type=int, default=1_000)
     parser.add_argument("--endpoints", type=int, default=10, help="of each service")
@@ -230,10 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     figures = runner.run(measure(name, fleet, asked))
             except (ServerFailed, TruthFailed, BinaryMissing) as failure:
                 failures.append(f"{name}: {failure}")
-                _say(f"failed: {failures[-1]}")
+                say(f"failed: {failures[-1]}")
                 continue
             found.setdefault(name, []).append(figures)
-            _say(f"{' · '.join(line(name, [figures]))} (others used {100 * figures.foreign:.0f} % of the machine)")
+            say(f"{' · '.join(line(name, [figures]))} (others used {100 * figures.foreign:.0f} % of the machine)")
     print(f"{table(_HEAD, [line(name, rounds) for name, rounds in found.items()])}\n\n{_LEGEND}")
     for failure in failures:
         print(f"failed: {failure}")

@@ -13,7 +13,6 @@ import argparse
 import resource
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmark import rest_servers
+from benchmark.command_line import say, several
 from benchmark.comparison import rounded, table
 from benchmark.machine import FOREIGN, Foreign
 from benchmark.processes import ServerFailed
@@ -162,13 +162,13 @@ def measure(asked: argparse.Namespace) -> tuple[dict[Line, dict[str, list[Figure
                             for name in rows:
                                 for line, figure in _ROWS[name][0](served, fleet, asked).items():
                                     found[line][server].append(figure)
-                                    _say(
+                                    say(
                                         f"{server}: {line.what}: {rounded(figure.value)} "
                                         f"(others used {100 * figure.foreign:.0f} % of the machine)"
                                     )
                     except (ServerFailed, LoadFailed, BinaryMissing) as failure:
                         failures.append(f"{server}, {fleet}: {failure}")
-                        _say(f"failed: {failures[-1]}")
+                        say(f"failed: {failures[-1]}")
     return found, failures
 
 
@@ -193,25 +193,12 @@ def _shown(value: float, *, disturbed: bool) -> str:
     return rounded(value) + (" *" if disturbed else "")
 
 
-def _say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
-
-
-def _several(choices: Mapping[str, object]) -> Callable[[str], list[str]]:
-    def read(text: str) -> list[str]:
-        if unknown := [each for each in text.split(",") if each not in choices]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(choices)}")
-        return text.split(",")
-
-    return read
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for and print one table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=_several(_ROWS), default=list(_ROWS), help=",".join(_ROWS))
+    parser.add_argument("--rows", type=several(_ROWS), default=list(_ROWS), help=",".join(_ROWS))
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run; medians are printed")
-    parser.add_argument("--servers", type=_several(_SERVERS), default=list(_SERVERS), help=",".join(_SERVERS))
+    parser.add_argument("--servers", type=several(_SERVERS), default=list(_SERVERS), help=",".join(_SERVERS))
     parser.add_argument("--seconds", type=float, default=5.0, help="how long a load lasts")
     parser.add_argument("--watchers", type=int, default=1_000, help="how many clients wait for a change")
     parser.add_argument("--changes", type=int, default=12, help="how many changes they wait for in each run")

@@ -13,12 +13,12 @@ import argparse
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 from benchmark import comparison
+from benchmark.command_line import say, several
 from benchmark.comparison import rounded, table
 from benchmark.processes import ServerFailed
 from benchmark.servers import Row, Start, known
@@ -46,11 +46,11 @@ class Bench:
                 found = run(self._bench, server, row, protocol, load, self._folder)
         except (ServerFailed, RunFailed) as failure:
             self.failures.append(f"{what}: {failure}")
-            _say(f"{what}: FAILED: {failure}")
+            say(f"{what}: FAILED: {failure}")
             return []
         to_all, cpu = rounded(found.changes.to_all.p50), rounded(found.changes.cpu_ms)
         sync, peak = rounded(found.sync.all_s), rounded(found.peak_rss_mib)
-        _say(f"{what}: to all p50 {to_all} ms, CPU {cpu} ms/change, sync {sync} s, peak {peak} MiB{_mark([found])}")
+        say(f"{what}: to all p50 {to_all} ms, CPU {cpu} ms/change, sync {sync} s, peak {peak} MiB{_mark([found])}")
         return [found]
 
     def rounds(
@@ -149,20 +149,7 @@ def _mark(runs: Iterable[Figures]) -> str:
     return " *" if any(each.disturbed for each in runs) else ""
 
 
-def _say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
-
-
 _MODES = {"rows": rows, "burst": burst, "knee": knee, "reconnect": reconnect}
-
-
-def _several(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    def read(text: str) -> list[str]:
-        if unknown := [each for each in text.split(",") if each not in choices]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(choices)}")
-        return text.split(",")
-
-    return read
 
 
 def _rows(text: str) -> list[Row]:
@@ -179,8 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bench-dir", type=Path, required=True, help="the folder with xdsbench and peer")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is run; medians are printed")
     parser.add_argument("--rows", type=_rows, default=[], help="SERVICESxENDPOINTSxSTREAMS, several by comma or space")
-    parser.add_argument("--protocols", type=_several(_PROTOCOLS), default=list(_PROTOCOLS), help="delta,sotw")
-    parser.add_argument("--servers", type=_several(("ours", *comparison.PEERS)), help="ours,snapshot,linear")
+    parser.add_argument("--protocols", type=several(_PROTOCOLS), default=list(_PROTOCOLS), help="delta,sotw")
+    parser.add_argument("--servers", type=several(("ours", *comparison.PEERS)), help="ours,snapshot,linear")
     parser.add_argument("--changes", type=int, help="how many changes are made in each run")
     asked = parser.parse_args(arguments)
     asked.servers = asked.servers or ["ours", *(comparison.PEERS if asked.mode == "rows" else ())]
